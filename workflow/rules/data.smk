@@ -1,0 +1,185 @@
+# Data sets: download, canonical store, splits, per-element regression.
+
+
+def dataset_entry(name):
+    if name not in PROJECT.datasets:
+        raise WorkflowError(f"data set {name} is not in config/datasets.yaml")
+    return PROJECT.datasets[name]
+
+
+def sources_of(name):
+    """Names of the entries whose files a data set is built from."""
+    entry = dataset_entry(name)
+    sources = entry.get("sources")
+    if sources is None:
+        return [name]
+    return sources[SCALE] if isinstance(sources, dict) else sources
+
+
+def source_files(wildcards):
+    files = []
+    for name in sources_of(wildcards.dataset):
+        for file in dataset_entry(name)["files"]:
+            files.append(file["path"] if "path" in file else f"{OUT}/data/raw/{file['name']}")
+    return files
+
+
+DOWNLOADS = {
+    file["name"]: file
+    for entry in PROJECT.datasets.values()
+    for file in entry.get("files", [])
+    if "path" not in file
+}
+
+ENABLED_DATASETS = sorted(
+    {
+        experiment["dataset"]
+        for numbers in PROJECT.studies.values()
+        for experiment in numbers.get("experiments", {}).values()
+    }
+)
+
+
+rule fetch:
+    localrule: True
+    output:
+        protected(f"{OUT}/data/raw/{{file}}"),
+    wildcard_constraints:
+        file="|".join(re.escape(name) for name in DOWNLOADS),
+    params:
+        file=lambda wildcards: DOWNLOADS[wildcards.file],
+        mirror=PROJECT.settings.get("mirror"),
+    log:
+        f"{LOGS}/fetch/{{file}}.log",
+    benchmark:
+        f"{BENCHMARKS}/fetch/{{file}}.jsonl"
+    retries: 2
+    resources:
+        mem_mb=500,
+        runtime=720,
+    conda:
+        "../../envs/core.yaml"
+    script:
+        "../scripts/fetch.py"
+
+
+rule fetch_all:
+    localrule: True
+    input:
+        sorted(
+            {
+                file
+                for name in ENABLED_DATASETS
+                for source in sources_of(name)
+                for file in (
+                    f"{OUT}/data/raw/{entry['name']}"
+                    for entry in dataset_entry(source)["files"]
+                    if "path" not in entry
+                )
+            }
+        ),
+
+
+rule store:
+    input:
+        source_files,
+    output:
+        store=f"{OUT}/data/{{dataset}}/store.h5",
+        funnel=f"{OUT}/data/{{dataset}}/funnel.csv",
+    params:
+        dataset=lambda wildcards: dataset_entry(wildcards.dataset),
+        sources=lambda wildcards: {
+            name: dataset_entry(name) for name in sources_of(wildcards.dataset)
+        },
+        name=lambda wildcards: wildcards.dataset,
+        code=lambda wildcards: code(
+            "mlip_studies.data.build",
+            *sorted(
+                f"mlip_studies.data.readers.{dataset_entry(name)['reader']}"
+                for name in sources_of(wildcards.dataset)
+            ),
+        ),
+        code_folder=f"{STATE}/code",
+    log:
+        f"{LOGS}/store/{{dataset}}.log",
+    benchmark:
+        f"{BENCHMARKS}/store/{{dataset}}.jsonl"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(240),
+    conda:
+        "../../envs/core.yaml"
+    script:
+        "../scripts/store.py"
+
+
+def split_params(wildcards):
+    """Largest numbers that any mix uses: one split serves all of them."""
+    entry = lookup_experiment(wildcards.study, wildcards.experiment)
+    all_mixes = ALL_MIXES[wildcards.study][wildcards.experiment].values()
+    largest = {
+        key: max(mix[key] for mix in all_mixes)
+        for key in ("train_low", "train_high", "val_low", "val_high")
+    }
+    return {
+        **largest,
+        "n_test": entry["split"]["n_test"],
+        "seed": entry["split"]["seed"],
+        "selection": entry["split"]["selection"],
+        "low": entry["low"],
+        "high": entry["high"],
+    }
+
+
+rule multi_fidelity_split:
+    input:
+        lambda wildcards: f"{OUT}/data/{lookup_experiment(wildcards.study, wildcards.experiment)['dataset']}/store.h5",
+    output:
+        split=f"{OUT}/{{study}}/{{experiment}}/split.npz",
+        report=f"{OUT}/{{study}}/{{experiment}}/split.json",
+    params:
+        split=split_params,
+        code=code("mlip_studies.data.splits"),
+        code_folder=f"{STATE}/code",
+    log:
+        f"{LOGS}/multi_fidelity_split/{{study}}/{{experiment}}.log",
+    benchmark:
+        f"{BENCHMARKS}/multi_fidelity_split/{{study}}-{{experiment}}.jsonl"
+    resources:
+        mem_mb=growing(8000 if SCALE == "full" else 1000),
+        runtime=growing(60),
+    conda:
+        "../../envs/core.yaml"
+    script:
+        "../scripts/split.py"
+
+
+rule self_energies:
+    input:
+        store=lambda wildcards: f"{OUT}/data/{lookup_experiment(wildcards.study, wildcards.experiment)['dataset']}/store.h5",
+        split=f"{OUT}/{{study}}/{{experiment}}/split.npz",
+    output:
+        f"{OUT}/{{study}}/{{experiment}}/self_energies_{{rows}}.json",
+    params:
+        dataset=lambda wildcards: lookup_experiment(
+            wildcards.study, wildcards.experiment
+        )["dataset"],
+        low=lambda wildcards: lookup_experiment(wildcards.study, wildcards.experiment)[
+            "low"
+        ],
+        high=lambda wildcards: lookup_experiment(wildcards.study, wildcards.experiment)[
+            "high"
+        ],
+        code=code("mlip_studies.data.self_energies"),
+        code_folder=f"{STATE}/code",
+    log:
+        f"{LOGS}/self_energies/{{study}}/{{experiment}}-{{rows}}.log",
+    benchmark:
+        f"{BENCHMARKS}/self_energies/{{study}}-{{experiment}}-{{rows}}.jsonl"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(60),
+    conda:
+        "../../envs/core.yaml"
+    script:
+        "../scripts/self_energies.py"

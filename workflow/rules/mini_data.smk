@@ -1,0 +1,84 @@
+# Rebuilding the mini data set in resources/ani1x-mini from quantum chemistry: `snakemake mini_data` (hours).
+import yaml
+
+MINI_RECIPE = "config/mini_data/ani.yaml"
+MINI_ANI = yaml.safe_load((ROOT / MINI_RECIPE).read_text())
+MINI_BUILD = f"{PROJECT.settings['results']}/mini_data/ani"
+
+
+def mini_shards():
+    """File names of all shards: molecule, fidelity and first row."""
+    size = MINI_ANI["shard_size"]
+    return [
+        f"{molecule['name']}_{kind}_{first:04d}"
+        for molecule in MINI_ANI["molecules"]
+        for kind in ("dft", "cc")
+        for first in range(0, molecule[f"n_{kind}"], size)
+    ]
+
+
+rule mini_ani_minimum:
+    input:
+        MINI_RECIPE,
+    output:
+        f"{MINI_BUILD}/minima/{{molecule}}.json",
+    params:
+        code=code("mlip_studies.mini_data.ani"),
+    log:
+        f"{MINI_BUILD}/logs/minimum/{{molecule}}.log",
+    benchmark:
+        f"{MINI_BUILD}/benchmarks/minimum-{{molecule}}.jsonl"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(30),
+    conda:
+        "../../envs/dft.yaml"
+    script:
+        "../scripts/mini_ani_minimum.py"
+
+
+rule mini_ani_shard:
+    input:
+        recipe=MINI_RECIPE,
+        minimum=f"{MINI_BUILD}/minima/{{molecule}}.json",
+    output:
+        f"{MINI_BUILD}/shards/{{molecule}}_{{kind}}_{{first}}.jsonl",
+    wildcard_constraints:
+        kind="dft|cc",
+        first=r"\d+",
+    params:
+        code=code("mlip_studies.mini_data.ani"),
+    log:
+        f"{MINI_BUILD}/logs/shard/{{molecule}}_{{kind}}_{{first}}.log",
+    benchmark:
+        f"{MINI_BUILD}/benchmarks/shard-{{molecule}}_{{kind}}_{{first}}.jsonl"
+    resources:
+        mem_mb=growing(6000),
+        runtime=growing(180),
+    conda:
+        "../../envs/dft.yaml"
+    script:
+        "../scripts/mini_ani_shard.py"
+
+
+rule mini_data:
+    input:
+        recipe=MINI_RECIPE,
+        shards=[f"{MINI_BUILD}/shards/{name}.jsonl" for name in mini_shards()],
+    output:
+        data=f"{MINI_BUILD}/ani1x-mini.h5",
+        rows=f"{MINI_BUILD}/rows.csv",
+    params:
+        minima=f"{MINI_BUILD}/minima",
+        code=code("mlip_studies.mini_data.ani"),
+    log:
+        f"{MINI_BUILD}/logs/assemble.log",
+    benchmark:
+        f"{MINI_BUILD}/benchmarks/assemble.jsonl"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    conda:
+        "../../envs/dft.yaml"
+    script:
+        "../scripts/mini_ani_assemble.py"

@@ -1,0 +1,73 @@
+# Training runs: one job per (study, experiment, variant, mix, seed).
+from mlip_studies.models.catalog import model_module
+
+
+def run_spec(wildcards):
+    """All numbers of one run, as plain values."""
+    numbers = study_numbers(wildcards.study)
+    experiment = lookup_experiment(wildcards.study, wildcards.experiment)
+    if wildcards.variant not in numbers["variants"]:
+        raise WorkflowError(
+            f"study {wildcards.study} has no variant {wildcards.variant}; it has {', '.join(numbers['variants'])}"
+        )
+    variant = numbers["variants"][wildcards.variant]
+    if wildcards.mix not in experiment["mixes"]:
+        raise WorkflowError(
+            f"experiment {wildcards.experiment} has no mix {wildcards.mix}; it has {', '.join(experiment['mixes'])}"
+        )
+    return {
+        "experiment": wildcards.experiment,
+        "variant": wildcards.variant,
+        "mix_name": wildcards.mix,
+        "mix": experiment["mixes"][wildcards.mix],
+        "seed": int(wildcards.seed),
+        "low": experiment["low"],
+        "high": experiment["high"],
+        "model": variant["model"],
+        "options": variant["options"],
+        "strategy": variant["strategy"],
+        "training": {**numbers["training"], **variant.get("training", {})},
+        "transfer": variant.get("transfer", {}),
+    }
+
+
+rule train:
+    input:
+        store=lambda wildcards: f"{OUT}/data/{lookup_experiment(wildcards.study, wildcards.experiment)['dataset']}/store.h5",
+        split=f"{OUT}/{{study}}/{{experiment}}/split.npz",
+        self_energies=lambda wildcards: (
+            f"{OUT}/{wildcards.study}/{wildcards.experiment}/self_energies_"
+            f"{lookup_experiment(wildcards.study, wildcards.experiment)['self_energies']}.json"
+        ),
+    output:
+        model=f"{OUT}/{{study}}/runs/{{experiment}}/{{variant}}/{{mix}}/seed{{seed}}/model.safetensors",
+        history=f"{OUT}/{{study}}/runs/{{experiment}}/{{variant}}/{{mix}}/seed{{seed}}/history.csv",
+        predictions=f"{OUT}/{{study}}/runs/{{experiment}}/{{variant}}/{{mix}}/seed{{seed}}/predictions.csv",
+        run=f"{OUT}/{{study}}/runs/{{experiment}}/{{variant}}/{{mix}}/seed{{seed}}/run.json",
+    params:
+        spec=run_spec,
+        device=PROJECT.settings["device"],
+        state=lambda wildcards: (
+            f"{STATE}/train/{wildcards.study}__{wildcards.experiment}__{wildcards.variant}"
+            f"__{wildcards.mix}__seed{wildcards.seed}"
+        ),
+        code=lambda wildcards: code(
+            "mlip_studies.training.multi_fidelity",
+            model_module(
+                study_numbers(wildcards.study)["variants"][wildcards.variant]["model"]
+            ),
+        ),
+        code_folder=f"{STATE}/code",
+    log:
+        f"{LOGS}/train/{{study}}/{{experiment}}/{{variant}}/{{mix}}-seed{{seed}}.log",
+    benchmark:
+        f"{BENCHMARKS}/train/{{study}}-{{experiment}}-{{variant}}-{{mix}}-seed{{seed}}.jsonl"
+    threads: 1 if SCALE == "mini" else 4
+    resources:
+        gpu=1,
+        mem_mb=growing(16000 if SCALE == "full" else 2000),
+        runtime=growing(1440 if SCALE == "full" else 20),
+    conda:
+        "../../envs/core.yaml"
+    script:
+        "../scripts/train.py"

@@ -1,0 +1,66 @@
+"""Maintenance commands: ``python -m mlip_studies verify`` and ``python -m mlip_studies accept-code``."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from mlip_studies import codehash
+from mlip_studies.artifacts import verify_tree
+from mlip_studies.errors import InputError
+
+
+def verify(results: Path) -> int:
+    """Move files whose content changed aside; the next run rebuilds just these."""
+    if not results.exists():
+        raise InputError(f"{results}: no such folder; run the pipeline first or give --results")
+    bad = verify_tree(results)
+    for path in bad:
+        print(f"{path}: content changed since it was written; moved to {path.name}.corrupt")
+    print(f"{len(bad)} corrupt file(s) below {results}" + ("; run the pipeline again to rebuild them" if bad else ""))
+    return 1 if bad else 0
+
+
+def accept_code(results: Path, reason: str) -> int:
+    """Record that the present code gives the results that are there."""
+    if not reason.strip():
+        raise InputError('accept-code: a reason is needed, for example make accept-code REASON="renamed a variable"')
+    recorded = {
+        path.name: path.read_text().strip()
+        for folder in results.glob("*/.state/code")
+        for path in folder.iterdir()
+        if not path.name.startswith(".")
+    }
+    if not recorded:
+        raise InputError(f"{results}: no record of code that made results; run the pipeline first")
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
+    changed = codehash.accept([key.split("+") for key in recorded], recorded, reason, commit or "unknown")
+    for key in changed:
+        print(f"accepted: {key}")
+    print(f"{len(changed)} change(s) accepted in {codehash.accepted_path()}; commit that file")
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point."""
+    parser = argparse.ArgumentParser(prog="python -m mlip_studies", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, text in (("verify", "move corrupt artefacts aside"), ("accept-code", "accept a change of code")):
+        sub = commands.add_parser(name, help=text)
+        sub.add_argument("--results", type=Path, default=Path("results"), help="folder of results")
+        if name == "accept-code":
+            sub.add_argument("--reason", required=True, help="why the change does not alter results")
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "verify":
+            return verify(options.results)
+        return accept_code(options.results, options.reason)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

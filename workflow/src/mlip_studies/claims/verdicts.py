@@ -1,0 +1,122 @@
+"""The verdict rule: 95 % intervals over seeds against what a paper states.
+
+With m the mean over seeds and h its 95 % half width (Student t, at least three seeds) a statement is
+
+* reproduced if [m - h, m + h] lies within the stated interval,
+* contradicted if it is disjoint from it,
+* inconclusive otherwise, and whenever a stochastic quantity has fewer than three seeds.
+
+The stated interval is the paper's value ± tolerance, a half line for an inequality, and (0, ∞) for a paired difference
+whose sign is chosen so that positive agrees with the paper.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from scipy import stats
+
+MIN_SEEDS = 3
+CONFIDENCE = 0.95
+
+
+class Verdict(StrEnum):
+    """Every verdict there is, in words."""
+
+    REPRODUCED = "reproduced"
+    CONTRADICTED = "contradicted"
+    INCONCLUSIVE = "inconclusive"
+    NOT_COMPARABLE = "not comparable at this scale"
+    NOT_RUN = "not run"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mean and 95 % half width of one quantity.
+
+    Attributes:
+        name: what the number is.
+        mean: mean over seeds, or the value itself if it is deterministic.
+        half_width: 95 % half width; 0 for a deterministic quantity, None with fewer than three seeds.
+        n: number of seeds (1 for a deterministic quantity).
+        deterministic: whether the quantity involves no random draw (a count, a size).
+    """
+
+    name: str
+    mean: float
+    half_width: float | None
+    n: int
+    deterministic: bool = False
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """(m - h, m + h), or None where no interval can be given."""
+        if self.half_width is None or not math.isfinite(self.mean):
+            return None
+        return self.mean - self.half_width, self.mean + self.half_width
+
+
+def half_width(values: Sequence[float]) -> float | None:
+    """95 % half width of the mean with Student's t; None for fewer than three values.
+
+    Args:
+        values: one value per seed, shape (n_seeds,).
+    """
+    array = np.asarray(values, dtype=float)
+    if array.size < MIN_SEEDS:
+        return None
+    quantile = float(stats.t.ppf(0.5 + CONFIDENCE / 2, array.size - 1))
+    return quantile * float(array.std(ddof=1)) / math.sqrt(array.size)
+
+
+def estimate(name: str, values: Sequence[float] | float, deterministic: bool = False) -> Estimate:
+    """Summarise one quantity over seeds.
+
+    Args:
+        name: what the number is.
+        values: one value per seed, shape (n_seeds,), or a single number if deterministic.
+        deterministic: the quantity involves no random draw.
+    """
+    array = np.atleast_1d(np.asarray(values, dtype=float))
+    if deterministic:
+        return Estimate(name, float(array.mean()), 0.0, 1, True)
+    return Estimate(name, float(array.mean()), half_width(array.tolist()), int(array.size))
+
+
+def judge(one: Estimate, low: float, high: float) -> Verdict:
+    """Judge one estimate against the stated interval [low, high]; either end may be infinite."""
+    bounds = one.bounds
+    if bounds is None:
+        return Verdict.INCONCLUSIVE
+    if low <= bounds[0] and bounds[1] <= high:
+        return Verdict.REPRODUCED
+    if bounds[1] < low or bounds[0] > high:
+        return Verdict.CONTRADICTED
+    return Verdict.INCONCLUSIVE
+
+
+def judge_difference(one: Estimate) -> Verdict:
+    """Judge a paired difference whose positive side is the claimed one; zero is on neither side."""
+    bounds = one.bounds
+    if bounds is None:
+        return Verdict.INCONCLUSIVE
+    if bounds[0] > 0:
+        return Verdict.REPRODUCED
+    if bounds[1] < 0 or (one.deterministic and one.mean == 0):
+        return Verdict.CONTRADICTED
+    return Verdict.INCONCLUSIVE
+
+
+def combine(verdicts: Iterable[Verdict]) -> Verdict:
+    """Verdict on a statement with several parts: all must hold, and one contradicted part contradicts it."""
+    found = list(verdicts)
+    if not found:
+        return Verdict.NOT_RUN
+    for verdict in (Verdict.CONTRADICTED, Verdict.INCONCLUSIVE):
+        if verdict in found:
+            return verdict
+    return Verdict.REPRODUCED

@@ -1,0 +1,174 @@
+"""Reading and checking of the configuration files; every mistake is one line that names file and key."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mlip_studies.errors import InputError
+
+SCALES = ("mini", "full")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping.
+
+    Raises:
+        InputError: missing file, broken YAML, or no mapping.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; restore it from the repository")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark else ""
+        raise InputError(f"{path}: not valid YAML{where} ({getattr(error, 'problem', error)}); mend the file") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: a mapping of keys was expected, found {type(content).__name__}")
+    return content
+
+
+def validate(content: dict[str, Any], schema_path: Path, label: str) -> None:
+    """Check a mapping against a JSON schema.
+
+    Raises:
+        InputError: one line with the file, the key, what was expected and, for an unknown key, the nearest known one.
+    """
+    import jsonschema
+
+    validator = jsonschema.Draft202012Validator(read_yaml(schema_path))
+    errors = sorted(validator.iter_errors(content), key=lambda e: (len(e.absolute_path), str(e.absolute_path)))
+    if not errors:
+        return
+    error = errors[0]
+    key = ".".join(str(part) for part in error.absolute_path)
+    if error.validator == "additionalProperties":
+        known = error.schema.get("properties", {})
+        unknown = sorted(str(name) for name in set(error.instance) - set(known))
+        name = unknown[0] if unknown else "?"
+        close = difflib.get_close_matches(name, list(known), n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(sorted(known))}"
+        full = f"{key}.{name}" if key else name
+        raise InputError(f"{label}: unknown key {full!r}; {hint}")
+    raise InputError(f"{label}: key {key or '(top level)'!r}: {error.message}")
+
+
+def merge(base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:
+    """``override`` laid over ``base``: mappings merge, everything else replaces."""
+    result = copy.deepcopy(base)
+    for key, value in override.items():
+        if isinstance(value, dict) and isinstance(result.get(key), dict):
+            result[key] = merge(result[key], value)
+        else:
+            result[key] = copy.deepcopy(value)
+    return result
+
+
+@dataclass(frozen=True)
+class Project:
+    """The whole configuration of one scale, checked.
+
+    Attributes:
+        scale: ``mini`` or ``full``.
+        settings: config/config.yaml.
+        studies: merged numbers of each enabled study.
+        titles: title and citation of each study.
+        datasets: config/datasets.yaml.
+    """
+
+    scale: str
+    settings: dict[str, Any]
+    studies: dict[str, dict[str, Any]]
+    titles: dict[str, dict[str, str]]
+    datasets: dict[str, dict[str, Any]]
+
+    @property
+    def results(self) -> str:
+        """Folder of this scale's results."""
+        return f"{self.settings['results']}/{self.scale}"
+
+
+def load_study(root: Path, name: str, scale: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """The numbers of one study at one scale, and its title and citation."""
+    path = root / "config" / "studies" / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(p.stem for p in (root / "config" / "studies").glob("*.yaml"))
+        raise InputError(f"config/config.yaml: study {name!r} is unknown; choose from {', '.join(known)}")
+    content = read_yaml(path)
+    label = f"config/studies/{name}.yaml"
+    unknown = set(content) - {"study", "title", "citation", *SCALES}
+    if unknown:
+        raise InputError(f"{label}: unknown key {sorted(unknown)[0]!r}; known keys: study, title, citation, full, mini")
+    if "full" not in content:
+        raise InputError(f"{label}: key 'full' is missing; it holds the study's numbers")
+    numbers = content["full"] if scale == "full" else merge(content["full"], content.get("mini") or {})
+    validate(numbers, root / "workflow" / "schemas" / f"{name}.schema.yaml", label)
+    return numbers, {"title": content.get("title", name), "citation": content.get("citation", "")}
+
+
+def load_project(settings: dict[str, Any], root: Path) -> Project:
+    """Check the settings and load every enabled study and the data sets.
+
+    Raises:
+        InputError: see :func:`validate`.
+    """
+    settings = dict(settings)
+    if isinstance(settings.get("seeds"), list):
+        # On the command line (--config 'seeds=[0,1]') the members of a list arrive as text.
+        settings["seeds"] = [int(s) if isinstance(s, str) and s.isdigit() else s for s in settings["seeds"]]
+    validate(settings, root / "workflow" / "schemas" / "config.schema.yaml", "config/config.yaml")
+    datasets = read_yaml(root / "config" / "datasets.yaml")
+    validate(datasets, root / "workflow" / "schemas" / "datasets.schema.yaml", "config/datasets.yaml")
+    datasets = datasets.get("datasets", datasets)
+    studies, titles = {}, {}
+    for name in settings["studies"]:
+        numbers, titles[name] = load_study(root, name, settings["scale"])
+        studies[name] = _with_overrides(numbers, settings, name)
+        for experiment, entry in numbers.get("experiments", {}).items():
+            if entry["dataset"] not in datasets:
+                raise InputError(
+                    f"config/studies/{name}.yaml: key 'experiments.{experiment}.dataset': {entry['dataset']!r} is not "
+                    f"in config/datasets.yaml; known data sets: {', '.join(sorted(datasets))}"
+                )
+    return Project(settings["scale"], settings, studies, titles, datasets)
+
+
+def _with_overrides(numbers: dict[str, Any], settings: dict[str, Any], name: str) -> dict[str, Any]:
+    """Apply the settings that shrink a study: seeds, mixes, budget_scale."""
+    numbers = copy.deepcopy(numbers)
+    if settings.get("seeds"):
+        numbers["seeds"] = list(settings["seeds"])
+    if settings.get("mixes"):
+        available = {mix for entry in numbers.get("experiments", {}).values() for mix in entry["mixes"]}
+        for mix in settings["mixes"]:
+            if available and mix not in available:
+                raise InputError(
+                    f"config/config.yaml: key 'mixes': {mix!r} is not a mix of study {name}; "
+                    f"known: {', '.join(sorted(available))}"
+                )
+        for entry in numbers.get("experiments", {}).values():
+            entry["mixes"] = _restricted(entry["mixes"], settings["mixes"])
+    factor = settings.get("budget_scale", 1.0)
+    for training in _trainings(numbers):
+        for key in ("max_steps", "max_epochs"):
+            if training.get(key):
+                training[key] = max(1, round(training[key] * factor))
+    return numbers
+
+
+def _restricted(mixes: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Only the named mixes; an experiment that has none of them keeps all of its own."""
+    return {key: mixes[key] for key in mixes if key in set(names)} or mixes
+
+
+def _trainings(numbers: dict[str, Any]) -> list[dict[str, Any]]:
+    result = [numbers["training"]] if "training" in numbers else []
+    result += [entry["training"] for entry in numbers.get("variants", {}).values() if "training" in entry]
+    return result

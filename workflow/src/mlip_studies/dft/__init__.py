@@ -1,0 +1,1 @@
+"""Quantum-chemistry reference calculations with PySCF."""

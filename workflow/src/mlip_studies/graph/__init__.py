@@ -1,0 +1,1 @@
+"""Batches of molecules as graphs."""

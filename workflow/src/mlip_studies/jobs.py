@@ -1,0 +1,59 @@
+"""What every job of the workflow does around its work: a log file, one-line errors, a record of the code that ran."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+
+from mlip_studies.errors import InputError
+
+
+@contextmanager
+def job(log: str | os.PathLike[str] | None = None, code: str = "", code_folder: str | None = None) -> Iterator[None]:
+    """Run a job's body.
+
+    Output goes to ``log``. An :class:`InputError` ends the process with its one line, in the log and on the terminal,
+    and exit status 1; any other error also prints its traceback to the log.
+
+    Args:
+        log: log file of the job.
+        code: the rule's code parameter, ``entries=hash``; recorded in ``code_folder`` when the body succeeds.
+        code_folder: where such records are kept.
+    """
+    terminal = sys.stderr
+    stream = None
+    if log is not None:
+        Path(log).parent.mkdir(parents=True, exist_ok=True)
+        stream = open(log, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 (closed below)
+    try:
+        if stream is None:
+            yield
+        else:
+            with redirect_stdout(stream), redirect_stderr(stream):
+                yield
+    except InputError as error:
+        line = f"error: {error}"
+        if stream is not None:
+            print(line, file=stream)
+        print(line, file=terminal)
+        sys.exit(1)
+    except Exception as error:
+        if stream is not None:
+            traceback.print_exc(file=stream)
+            print(f"error: {type(error).__name__}: {error}; the traceback is in {log}", file=terminal)
+            sys.exit(1)
+        raise
+    finally:
+        if stream is not None:
+            stream.close()
+    if code and code_folder:
+        entries, value = code.rsplit("=", 1)
+        folder = Path(code_folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f".{entries}.{os.getpid()}"
+        temporary.write_text(value)
+        os.replace(temporary, folder / entries)

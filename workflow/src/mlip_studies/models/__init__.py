@@ -1,0 +1,1 @@
+"""Interatomic potentials; see :mod:`mlip_studies.models.catalog` for their names."""

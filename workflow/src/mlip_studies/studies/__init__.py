@@ -1,0 +1,1 @@
+"""One module per study: its figures and tables, drawn from small tidy files alone."""

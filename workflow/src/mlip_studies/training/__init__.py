@@ -1,0 +1,1 @@
+"""Training of the models: configuration, loop, resumable state."""
