@@ -20,6 +20,22 @@ try:
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
+
+
+def check_writable(folder):
+    """Stop with one line, before any job, when nothing can be written to the folder of results."""
+    path = Path(folder).absolute()
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    if not path.is_dir() or not os.access(path, os.W_OK):
+        raise WorkflowError(
+            f"config/config.yaml: key 'results': cannot write to {folder} ({path} is "
+            f"{'read-only' if path.is_dir() else 'a file'}); choose another folder"
+        )
+
+
+check_writable(PROJECT.settings["results"])
+
 SCALE = PROJECT.scale
 OUT = PROJECT.results
 STATE = f"{OUT}/.state"

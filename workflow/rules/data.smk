@@ -1,34 +1,31 @@
 # Data sets: download, canonical store, splits, per-element regression.
 
 
-def dataset_entry(name):
-    if name not in PROJECT.datasets:
-        raise WorkflowError(f"data set {name} is not in config/datasets.yaml")
-    return PROJECT.datasets[name]
+from mlip_studies.data.catalog import resolve_dataset
 
 
-def sources_of(name):
-    """Names of the entries whose files a data set is built from."""
-    entry = dataset_entry(name)
-    sources = entry.get("sources")
-    if sources is None:
-        return [name]
-    return sources[SCALE] if isinstance(sources, dict) else sources
+def source_entries(name):
+    """The files of a data set, each with the entry that describes it."""
+    try:
+        return resolve_dataset(PROJECT.datasets, name, SCALE)["source_entries"]
+    except InputError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def path_of(file):
+    """Where a file lies: shipped with the project, or downloaded."""
+    return file.get("path") or f"{OUT}/data/raw/{file['name']}"
 
 
 def source_files(wildcards):
-    files = []
-    for name in sources_of(wildcards.dataset):
-        for file in dataset_entry(name)["files"]:
-            files.append(file["path"] if "path" in file else f"{OUT}/data/raw/{file['name']}")
-    return files
+    return [path_of(entry["file"]) for entry in source_entries(wildcards.dataset)]
 
 
 DOWNLOADS = {
     file["name"]: file
     for entry in PROJECT.datasets.values()
     for file in entry.get("files", [])
-    if "path" not in file
+    if not file.get("path")
 }
 
 ENABLED_DATASETS = sorted(
@@ -68,14 +65,10 @@ rule fetch_all:
     input:
         sorted(
             {
-                file
+                path_of(entry["file"])
                 for name in ENABLED_DATASETS
-                for source in sources_of(name)
-                for file in (
-                    f"{OUT}/data/raw/{entry['name']}"
-                    for entry in dataset_entry(source)["files"]
-                    if "path" not in entry
-                )
+                for entry in source_entries(name)
+                if not entry["file"].get("path")
             }
         ),
 
@@ -87,16 +80,16 @@ rule store:
         store=f"{OUT}/data/{{dataset}}/store.h5",
         funnel=f"{OUT}/data/{{dataset}}/funnel.csv",
     params:
-        dataset=lambda wildcards: dataset_entry(wildcards.dataset),
-        sources=lambda wildcards: {
-            name: dataset_entry(name) for name in sources_of(wildcards.dataset)
-        },
-        name=lambda wildcards: wildcards.dataset,
+        dataset=lambda wildcards: resolve_dataset(
+            PROJECT.datasets, wildcards.dataset, SCALE
+        ),
         code=lambda wildcards: code(
             "mlip_studies.data.build",
             *sorted(
-                f"mlip_studies.data.readers.{dataset_entry(name)['reader']}"
-                for name in sources_of(wildcards.dataset)
+                {
+                    f"mlip_studies.data.readers.{entry['reader']}"
+                    for entry in source_entries(wildcards.dataset)
+                }
             ),
         ),
         code_folder=f"{STATE}/code",

@@ -154,8 +154,8 @@ def front_page(results: str, scale: str, studies: dict[str, dict[str, str]]) -> 
     ]
     for name, study in studies.items():
         parts += _heading(study["title"]) + [study["citation"], ""]
-        path = root / name / "verdicts.csv"
-        if path.exists():
+        path = next((p for p in (root / name / "verdicts-all.csv", root / name / "verdicts.csv") if p.exists()), None)
+        if path is not None:
             parts += _verdict_table(path)
         else:
             parts += ["No verdicts yet: run the study first.", ""]

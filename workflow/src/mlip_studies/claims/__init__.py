@@ -8,4 +8,14 @@ from mlip_studies.claims.evaluate import Outcome, evaluate, evaluate_study
 from mlip_studies.claims.schema import Claim, ClaimSet, load_claims
 from mlip_studies.claims.verdicts import Estimate, Verdict, estimate
 
-__all__ = ["Claim", "ClaimSet", "Estimate", "Outcome", "Verdict", "estimate", "evaluate", "evaluate_study", "load_claims"]
+__all__ = [
+    "Claim",
+    "ClaimSet",
+    "Estimate",
+    "Outcome",
+    "Verdict",
+    "estimate",
+    "evaluate",
+    "evaluate_study",
+    "load_claims",
+]

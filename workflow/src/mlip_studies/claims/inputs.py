@@ -136,7 +136,8 @@ class Tables:
         return self._json("split", experiment)
 
     def _table(self, kind: str, experiment: str, variant: str) -> pd.DataFrame:
-        return self._read(self._key(kind, experiment, variant)).copy()
+        frame: pd.DataFrame = self._read(self._key(kind, experiment, variant))
+        return frame.copy()  # callers may add columns
 
     def _json(self, kind: str, *key: str) -> dict[str, Any]:
         return dict(self._read(self._key(kind, *key)))

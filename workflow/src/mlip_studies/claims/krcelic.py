@@ -6,7 +6,9 @@ runs share the seed, and only seeds that both have count. Energies come out in m
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -25,12 +27,20 @@ QUANTITIES: Mapping[str, tuple[str, float]] = {
     "val_rmse": ("best_val_rmse_ev", MEV_PER_EV),
     "seconds_per_epoch": ("seconds_per_epoch", 1.0),
 }
-SIZE_COLUMNS = ("n_train_low", "n_train_high", "n_val_low", "n_val_high", "n_test")
+# What the claims call the columns of sizes.
+SIZE_PARTS: Mapping[str, str] = {
+    "n_train_low": "training low",
+    "n_train_high": "training high",
+    "n_val_low": "validation low",
+    "n_val_high": "validation high",
+    "n_test": "test",
+}
+SIZE_COLUMNS = tuple(SIZE_PARTS)
 
 
 def label(mix: str) -> str:
     """The thesis's label of a mix: 20k/20k for 20k-20k."""
-    return mix if mix.startswith("ANI-") else mix.replace("-", "/")
+    return mix.replace("-", "/") if re.fullmatch(r"\d+k?-\d+k?", mix) else mix
 
 
 def by_seed(runs: pd.DataFrame, quantity: str, mixes: Sequence[str]) -> pd.DataFrame:
@@ -75,7 +85,7 @@ def decreasing(
     tables: Tables, experiment: str, variant: str, mixes: Sequence[str], quantity: str = "test_rmse"
 ) -> list[Estimate]:
     """Paired differences of neighbours in a series that is claimed to decrease; positive agrees."""
-    return worse_than(tables, experiment, variant, list(zip(mixes[:-1], mixes[1:], strict=True)), quantity)
+    return worse_than(tables, experiment, variant, list(pairwise(mixes)), quantity)
 
 
 def rank(tables: Tables, experiment: str, variant: str, mix: str, quantity: str) -> list[Estimate]:
@@ -126,7 +136,7 @@ def _mean_atoms(tables: Tables, experiment: str, variant: str) -> float:
 def sizes(tables: Tables, experiment: str, variant: str, mix: str) -> list[Estimate]:
     """Rows of one mix as achieved: training, validation, test."""
     first = _first_run(tables.runs(experiment, variant), mix)
-    return [estimate(column, float(first[column]), deterministic=True) for column in SIZE_COLUMNS]
+    return [estimate(part, float(first[column]), deterministic=True) for column, part in SIZE_PARTS.items()]
 
 
 def size_ratio(
@@ -159,7 +169,7 @@ def fidelity_ratio(tables: Tables, experiment: str, variant: str, mixes: Sequenc
 
 
 def time_ratio(tables: Tables, experiment: str, variant: str, mixes: Sequence[str], base: float) -> list[Estimate]:
-    """Median seconds per epoch of each mix over that of the first, times `base`; the first is left out (it is exact)."""
+    """Median seconds per epoch of each mix over that of the first, times `base`; the first is exact and left out."""
     wide = by_seed(tables.runs(experiment, variant), "seconds_per_epoch", mixes)
     return [estimate(label(mix), (base * wide[mix] / wide[mixes[0]]).tolist()) for mix in mixes[1:]]
 

@@ -136,7 +136,9 @@ def _one_line(error: ValidationError, path: Path, content: Any) -> str:
         missing = [key for key in error.schema["required"] if key not in error.instance]
         return f"{path}:{where} missing key '{missing[0]}'; add it"
     message = error.message.splitlines()[0]
-    return f"{path}:{where} {message[:200]}; correct the value (workflow/schemas/claims.schema.yaml lists what is allowed)"
+    return (
+        f"{path}:{where} {message[:200]}; correct the value (workflow/schemas/claims.schema.yaml lists what is allowed)"
+    )
 
 
 def load_claims(path: PathLike, schema_path: PathLike = SCHEMA_PATH) -> ClaimSet:

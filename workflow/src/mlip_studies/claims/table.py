@@ -54,7 +54,7 @@ RULE = (
 
 def _number(value: float) -> str:
     if math.isfinite(value) and value == round(value) and abs(value) < 1e15:
-        return f"{int(value)}".replace("-", "−")
+        return f"{int(value):,}".replace(",", "\u202f" if abs(value) >= 10_000 else "").replace("-", "−")
     return f"{value:.4g}".replace("-", "−")
 
 
@@ -193,7 +193,11 @@ def write(claims: ClaimSet, outcomes: Sequence[Outcome], path_html: PathLike) ->
     def mark(column: str, value: object) -> str | None:
         return COLORS[Verdict(str(value))] if column in ("verdict", "at_this_scale") and value else None
 
-    mini = " The mini scale shows the method working; it does not claim to reproduce the thesis." if scale == "mini" else ""
+    mini = (
+        " The mini scale shows the method working; it does not claim to reproduce the thesis."
+        if scale == "mini"
+        else ""
+    )
     written = write_html_table(
         frame,
         path,
@@ -202,6 +206,7 @@ def write(claims: ClaimSet, outcomes: Sequence[Outcome], path_html: PathLike) ->
         headings=HEADINGS,
         cell_class=mark,
         cards=True,
+        hidden=("kind", "judged_at", "scale"),
         before=RULE,
         after={
             "Findings inside the thesis": [f"{item['place']}: {item['finding']}" for item in claims.findings],

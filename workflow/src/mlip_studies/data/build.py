@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,43 +14,17 @@ import numpy as np
 
 from mlip_studies import elements as periodic
 from mlip_studies.artifacts import PathLike, atomic_path, sha256_of
+from mlip_studies.data.download import content_problem
+from mlip_studies.data.catalog import resolve_dataset
 from mlip_studies.data.geometry import TOLERANCE_ANGSTROM, GeometryIndex
 from mlip_studies.data.readers import get_reader
 from mlip_studies.data.store import Block, StoreWriter
 from mlip_studies.errors import InputError
 
+__all__ = ["FUNNEL_COLUMNS", "ForceSignCheck", "build_store", "resolve_dataset"]
+
 FUNNEL_COLUMNS = ("step", "rows", "removed", "reason")
 _BLOCK_ROWS = 16384
-
-
-def resolve_dataset(datasets: Mapping[str, Any], name: str, scale: str) -> dict[str, Any]:
-    """The entry of one data set, with the entries of its sources filled in.
-
-    Args:
-        datasets: the content of ``config/datasets.yaml``.
-        name: the data set.
-        scale: ``mini`` or ``full``; chooses the sources of a composed data set.
-
-    Returns:
-        the entry, plus ``name`` and ``source_entries``: one entry per file, in the order in which
-        :func:`build_store` expects the files (each with ``name`` and ``file``).
-
-    Raises:
-        InputError: no such data set or source.
-    """
-
-    def lookup(key: str, user: str) -> dict[str, Any]:
-        if key not in datasets:
-            raise InputError(f"config/datasets.yaml: no data set {key!r}{user}; expected one of {', '.join(datasets)}")
-        return {"name": key, **datasets[key]}
-
-    entry = lookup(name, "")
-    if "sources" not in entry:
-        return entry | {"source_entries": [entry | {"file": file} for file in entry["files"]]}
-    if scale not in entry["sources"]:
-        raise InputError(f"config/datasets.yaml: {name}.sources has no scale {scale!r}; expected mini and full")
-    parts = [lookup(key, f" (a source of {name})") for key in entry["sources"][scale]]
-    return entry | {"source_entries": [part | {"file": file} for part in parts for file in part["files"]]}
 
 
 @dataclass
@@ -118,8 +93,15 @@ class ForceSignCheck:
         return report
 
 
-def _blocks(source: Mapping[str, Any], path: Path) -> Iterator[Block]:
-    yield from get_reader(source["reader"]).load()(path, source, _BLOCK_ROWS)
+@contextmanager
+def _blocks(source: Mapping[str, Any], path: Path) -> Iterator[Iterator[Block]]:
+    """The blocks of a file, which is closed at once when the consumer fails."""
+    blocks = get_reader(source["reader"]).load()(path, source, _BLOCK_ROWS)
+    try:
+        yield blocks
+    finally:
+        if isinstance(blocks, Generator):
+            blocks.close()
 
 
 def build_store(
@@ -139,6 +121,8 @@ def build_store(
     Raises:
         InputError: files missing, damaged or of another layout; non-finite numbers; nothing left to store.
     """
+    if "sources" in dataset and "source_entries" not in dataset:
+        raise InputError(f"{output}: a composed data set needs the entries of its sources; pass it resolved")
     entries = dataset.get("source_entries") or [{"name": dataset.get("name", "data"), **dataset}]
     paths = [Path(path) for path in sources]
     if len(paths) != len(entries):
@@ -174,33 +158,37 @@ def build_store(
     with StoreWriter(output, fidelities, force_fidelities, provenance, str(np.result_type(*dtypes))) as writer:
         for path, entry in zip(paths, entries, strict=True):
             sign_check = ForceSignCheck()
-            for block in _blocks(entry, path):
-                n_read += len(block)
-                read[entry["name"]] += len(block)
-                outside = np.setdiff1d(block.atomic_numbers, allowed)
-                if len(outside):
-                    names = ", ".join(periodic.symbols(outside))
-                    if on_unknown != "drop":
-                        raise InputError(
-                            f"{path}: group {block.group} holds {names}, expected only "
-                            f"{', '.join(periodic.symbols(allowed))}; is it the right file? (`unknown_elements: drop` "
-                            "removes such molecules)"
-                        )
-                    n_unknown += len(block)
-                    unknown[names] += len(block)
-                    continue
-                sign_check.add(block)
-                labeled = np.any([np.isfinite(values) for values in block.energies.values()], axis=0)
-                n_unlabeled += int((~labeled).sum())
-                keep = labeled
-                if index is not None and reference not in block.energies:
-                    duplicate = labeled & (index.match_block(block) >= 0)
-                    n_duplicates += int(duplicate.sum())
-                    keep = labeled & ~duplicate
-                block = block if keep.all() else block.select(keep)
-                for name, values in block.energies.items():
-                    labels[name] += int(np.isfinite(values).sum())
-                writer.append_block(block, path)
+            with _blocks(entry, path) as blocks:
+                for block in blocks:
+                    n_read += len(block)
+                    read[entry["name"]] += len(block)
+                    outside = np.setdiff1d(block.atomic_numbers, allowed)
+                    if len(outside):
+                        names = ", ".join(periodic.symbols(outside))
+                        if on_unknown != "drop":
+                            raise InputError(
+                                f"{path}: group {block.group} holds {names}, expected only "
+                                f"{', '.join(periodic.symbols(allowed))}; is it the right file? "
+                                "(`unknown_elements: drop` removes such molecules)"
+                            )
+                        n_unknown += len(block)
+                        unknown[names] += len(block)
+                        continue
+                    sign_check.add(block)
+                    labeled = np.any([np.isfinite(values) for values in block.energies.values()], axis=0)
+                    n_unlabeled += int((~labeled).sum())
+                    keep = labeled
+                    if index is not None and reference not in block.energies:
+                        duplicate = labeled & (index.match_block(block) >= 0)
+                        n_duplicates += int(duplicate.sum())
+                        keep = labeled & ~duplicate
+                    block = block if keep.all() else block.select(keep)
+                    for name, values in block.energies.items():
+                        labels[name] += int(np.isfinite(values).sum())
+                    writer.append_block(block, path)
+            # After reading, so that a file that is damaged visibly is described by what is wrong with it.
+            if problem := content_problem(entry.get("file") or {}, path):
+                raise InputError(f"{path}: wrong content, {problem}; fetch it again or correct config/datasets.yaml")
             origin.append(
                 {
                     "dataset": entry["name"],
@@ -244,8 +232,9 @@ def _reference_index(
     for path, entry in zip(paths, entries, strict=True):
         if reference in entry["fidelities"]:
             found = True
-            for block in _blocks(entry, path):
-                index.add_block(block)
+            with _blocks(entry, path) as blocks:
+                for block in blocks:
+                    index.add_block(block)
     if not found:
         raise InputError(f"deduplicate.keep: no source has the fidelity {reference!r}")
     return reference, index

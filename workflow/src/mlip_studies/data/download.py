@@ -5,6 +5,7 @@ Only the standard library is used: one ``Range`` header does not justify a depen
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import http.client
 import os
@@ -50,7 +51,7 @@ def fetch(entry: Mapping[str, Any], output: PathLike, mirror: str | None = None)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         if output.exists():
-            if not _problem(entry, output):
+            if not content_problem(entry, output):
                 record(output)
                 return output
             os.replace(output, output.with_name(output.name + ".bad"))
@@ -69,7 +70,7 @@ def fetch(entry: Mapping[str, Any], output: PathLike, mirror: str | None = None)
             if not folder.is_dir():
                 raise InputError(f"mirror: {folder} is not a folder; expected a folder or a URL prefix")
             found = sorted(path for path in folder.rglob(name) if path.is_file())
-            good = [path for path in found if not _problem(entry, path)]
+            good = [path for path in found if not content_problem(entry, path)]
             if good or (found and not urls):
                 return _copy(entry, (good or found)[0], output)
             hint = f"the mirror {folder} has no {'intact ' if found else ''}file of this name"
@@ -87,11 +88,8 @@ def fetch(entry: Mapping[str, Any], output: PathLike, mirror: str | None = None)
                 failures.append(f"{url.split('#')[0]}: {_reason(error)}")
                 continue
             return _accept(entry, part, output)
-        raise InputError(
-            f"{name}: could not be downloaded ({'; '.join(failures)}); run again to resume, or {hint}"
-            if mirror
-            else f"{name}: could not be downloaded ({'; '.join(failures)}); run again to resume, or without a network {hint}"
-        )
+        advice = hint if mirror else f"without a network {hint}"
+        raise InputError(f"{name}: could not be downloaded ({'; '.join(failures)}); run again to resume, or {advice}")
     except OSError as error:
         raise InputError(
             f"{error.filename or output}: cannot write ({error.strerror or error}); make room or set another `results`"
@@ -117,23 +115,24 @@ def _reason(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def _problem(entry: Mapping[str, Any], path: Path) -> str | None:
-    """What is wrong with a file, or None."""
+def content_problem(entry: Mapping[str, Any], path: Path) -> str | None:
+    """What is wrong with a file, compared with the size and checksums of its entry, or None."""
     size = path.stat().st_size
     if entry.get("bytes") and size != entry["bytes"]:
         return f"it has {size} bytes, expected {entry['bytes']}"
     for kind in ("sha256", "md5"):
         if entry.get(kind):
+            # MD5 is what some publishers state; it guards against damage, not against forgery.
+            new = functools.partial(hashlib.new, kind, usedforsecurity=False)
             with path.open("rb") as stream:
-                # MD5 is what the publishers state; it guards against damage, not against forgery.
-                found = hashlib.file_digest(stream, lambda kind=kind: hashlib.new(kind, usedforsecurity=False))
+                found = hashlib.file_digest(stream, new)
             if found.hexdigest() != entry[kind].lower():
                 return f"its {kind} is {found.hexdigest()}, expected {entry[kind].lower()}"
     return None
 
 
 def _accept(entry: Mapping[str, Any], part: Path, output: Path) -> Path:
-    problem = _problem(entry, part)
+    problem = content_problem(entry, part)
     if problem:
         bad = output.with_name(output.name + ".bad")
         os.replace(part, bad)
@@ -180,6 +179,7 @@ def _download(url: str, part: Path, expected: int | None) -> None:
                 return
             reason: Exception = http.client.IncompleteRead(b"")
         except urllib.error.HTTPError as error:
+            error.close()
             if error.code == 416 and start:
                 # Nothing is left to send: the part is whole, or not a part of this file, which the checksum tells.
                 total = (error.headers.get("Content-Range") or "").rpartition("/")[2]

@@ -201,6 +201,8 @@ def leakage_report(
         per pair ``a/b``: ``shared_rows``, ``shared_geometries`` (rows of b whose geometry also is in a),
         ``shared_groups`` (groups present in both) and ``rows_in_shared_groups`` (rows of b in these groups).
     """
+    # In file order a chunk is one stretch of the file.
+    parts = {name: np.sort(rows) for name, rows in parts.items()}
     groups = {name: store.groups(rows) for name, rows in parts.items()}
     report = {}
     for a in dict.fromkeys(a for a, _ in _PAIRS if a in parts):
@@ -223,7 +225,8 @@ def write_split(split: Split, npz: PathLike, report: PathLike) -> None:
     """Write the row numbers (npz) and the report (JSON)."""
     write_text(report, json.dumps(split.report, indent=2) + "\n")
     with atomic_path(npz) as temporary:
-        np.savez(temporary, **{name: rows.astype(np.int64) for name, rows in split.parts().items()})
+        arrays: dict[str, Any] = {name: rows.astype(np.int64) for name, rows in split.parts().items()}
+        np.savez(temporary, **arrays)
 
 
 def load_split(npz: PathLike) -> Split:

@@ -146,6 +146,23 @@ def _remove_leftovers(path: Path) -> None:
                 continue
 
 
+def atomic_number_array(values: NDArray[Any], where: str) -> NDArray[np.uint8]:
+    """Atomic numbers of one molecule from a file, checked before they are narrowed to bytes.
+
+    Args:
+        values: what the file holds.
+        where: file and key for the message.
+
+    Raises:
+        InputError: not a list of whole numbers from 1 to 118.
+    """
+    if values.ndim != 1 or len(values) == 0 or values.dtype.kind not in "iu":
+        raise InputError(f"{where} has shape {values.shape} and type {values.dtype}, expected a list of atomic numbers")
+    if values.min() < 1 or values.max() > 118:
+        raise InputError(f"{where} holds {values.min()} to {values.max()}, expected atomic numbers from 1 to 118")
+    return values.astype(np.uint8)
+
+
 class StoreWriter(AbstractContextManager["StoreWriter"]):
     """Append blocks to a new store; the store appears when the ``with`` block ends without an error.
 
@@ -416,7 +433,7 @@ class Store(AbstractContextManager["Store"]):
         lengths |= {f"forces/{name}": n_atoms for name in self.force_fidelities}
         for name, length in lengths.items():
             if name not in file or len(file[name]) != length:
-                found = len(file[name]) if name in file else "nothing"
+                found = str(len(file[name])) if name in file else "nothing"
                 raise InputError(
                     f"{self.path}: key {name!r} holds {found}, expected {length} entries; delete it and build again"
                 )

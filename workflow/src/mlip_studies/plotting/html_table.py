@@ -32,7 +32,8 @@ li { margin: .3rem 0; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; -webkit-overflow-scrolling: touch; border: 1px solid var(--line); border-radius: 6px; }
 .scroll:focus-visible, th button:focus-visible { outline: 3px solid var(--focus); outline-offset: -3px; }
 table { border-collapse: collapse; width: 100%; }
-caption { text-align: left; padding: .6rem .7rem; color: var(--muted); position: sticky; left: 0; }
+caption { text-align: left; padding: .6rem .7rem; color: var(--muted); }
+caption span { display: block; position: sticky; left: .7rem; max-width: min(60rem, calc(100vw - 4rem)); }
 th, td { padding: .4rem .7rem; border-top: 1px solid var(--line); text-align: left; vertical-align: top; }
 thead th { background: var(--head); padding: 0; white-space: nowrap; }
 th button { font: inherit; font-weight: 600; color: inherit; background: none; border: 0; padding: .45rem .7rem;
@@ -124,6 +125,7 @@ def render_html_table(
     headings: Mapping[str, str] | None = None,
     cell_class: CellClass | None = None,
     cards: bool = False,
+    hidden: Sequence[str] = (),
     before: str = "",
     after: Mapping[str, str | Sequence[str]] | None = None,
 ) -> str:
@@ -136,6 +138,7 @@ def render_html_table(
         headings: column headings by column name, with units.
         cell_class: gives "good", "bad", "open" or "none" to cells to be coloured (their text must say the same).
         cards: on a narrow screen each row becomes a card, for tables with many text columns.
+        hidden: columns that are left out of the page (the CSV file has them all).
         before: a paragraph above the table.
         after: sections below it: heading to paragraph or list.
 
@@ -143,6 +146,7 @@ def render_html_table(
         the page.
     """
     headings = headings or {}
+    frame = frame.drop(columns=list(hidden))
     columns = [str(column) for column in frame.columns]
     numeric = {
         column: pd.api.types.is_numeric_dtype(frame[column]) and not pd.api.types.is_bool_dtype(frame[column])
@@ -175,7 +179,7 @@ def render_html_table(
         f"<h1>{html.escape(title)}</h1>\n{_list_or_paragraph('', before) if before else ''}"
         f'<div class="scroll" tabindex="0" role="region" aria-label="{html.escape(title)}">\n'
         f'<table class="sortable{" cards" if cards else ""}">\n'
-        f"<caption>{html.escape(caption)}</caption>\n<thead><tr>{head}</tr></thead>\n<tbody>\n"
+        f"<caption><span>{html.escape(caption)}</span></caption>\n<thead><tr>{head}</tr></thead>\n<tbody>\n"
         + "\n".join(rows)
         + f"\n</tbody>\n</table>\n</div>\n{sections}</main>\n<script>{_JS}</script>\n</body>\n</html>\n"
     )
@@ -190,6 +194,7 @@ def write_html_table(
     headings: Mapping[str, str] | None = None,
     cell_class: CellClass | None = None,
     cards: bool = False,
+    hidden: Sequence[str] = (),
     before: str = "",
     after: Mapping[str, str | Sequence[str]] | None = None,
 ) -> list[Path]:
@@ -200,7 +205,15 @@ def write_html_table(
     """
     path = Path(path_html)
     page = render_html_table(
-        frame, title, caption, headings=headings, cell_class=cell_class, cards=cards, before=before, after=after
+        frame,
+        title,
+        caption,
+        headings=headings,
+        cell_class=cell_class,
+        cards=cards,
+        hidden=hidden,
+        before=before,
+        after=after,
     )
     write_text(path, page)
     with atomic_path(path.with_suffix(".csv")) as temporary:

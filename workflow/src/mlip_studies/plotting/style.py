@@ -58,7 +58,9 @@ RC: Mapping[str, Any] = {
 @contextmanager
 def style() -> Iterator[None]:
     """Use the project's style inside the block; figures made in it keep it."""
-    with plt.rc_context({**matplotlib.rcParamsDefault, **RC, "backend": "Agg"}):
+    settings: dict[Any, Any] = {**matplotlib.rcParamsDefault, "backend": "Agg"}
+    settings.update(RC)
+    with plt.rc_context(settings):
         yield
 
 

@@ -77,7 +77,9 @@ def collect_runs(
             raise InputError(f"{folder / 'run.json'}: key '{missing[0]}' is missing; run this training again")
         key = tuple(content[name] for name in KEYS)
         if key in seen:
-            raise InputError(f"{folder}: is the same run as {seen[key]} ({'/'.join(map(str, key))}); name each run once")
+            raise InputError(
+                f"{folder}: is the same run as {seen[key]} ({'/'.join(map(str, key))}); name each run once"
+            )
         seen[key] = folder
         keys = dict(zip(KEYS, key, strict=True))
         tested = read_table(folder / "predictions.csv", PREDICTION_COLUMNS)

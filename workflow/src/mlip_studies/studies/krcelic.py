@@ -1,7 +1,7 @@
 """Figures and tables of the multi-fidelity study: EGNN with random Fourier features on mixes of ANI-1x and ANI-1ccx.
 
-Everything is drawn from the tidy files that :class:`~mlip_studies.claims.inputs.Tables` reads; what the thesis states is
-taken from the claim file. A figure function returns the figure and the tidy numbers in it.
+Everything is drawn from the tidy files that :class:`~mlip_studies.claims.inputs.Tables` reads; what the thesis states
+is taken from the claim file. A figure function returns the figure and the tidy numbers in it.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogFormatterSciNotation, MaxNLocator, NullFormatter, ScalarFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 from scipy.ndimage import gaussian_filter1d
 
 from mlip_studies.artifacts import PathLike
 from mlip_studies.claims.inputs import Tables
-from mlip_studies.claims.krcelic import SIZE_COLUMNS, label
+from mlip_studies.claims.krcelic import SIZE_COLUMNS, SIZE_PARTS, label
 from mlip_studies.claims.schema import Claim, ClaimSet
 from mlip_studies.claims.verdicts import half_width
 from mlip_studies.errors import InputError
 from mlip_studies.plotting.html_table import write_html_table
 from mlip_studies.plotting.save import save_figure
-from mlip_studies.plotting.style import FULL_WIDTH, GREY, OKABE_ITO, footer, paper_band, panel_letters, style
+from mlip_studies.plotting.style import FULL_WIDTH, GREY, OKABE_ITO, footer, panel_letters, paper_band, style
 
 MEV = 1000.0  # meV per eV
 SERIES: Mapping[str, tuple[str, ...]] = {
@@ -49,8 +49,8 @@ MIX_STYLE: Mapping[str, tuple[str, Any]] = {
     "160k-60k": (OKABE_ITO["bluish green"], "--"),
 }
 VARIANTS: Mapping[str, tuple[str, str, str]] = {
-    "coded": ("as coded", OKABE_ITO["blue"], ""),
-    "coded_ones": ("as coded, CC atoms all ones", OKABE_ITO["vermillion"], "//"),
+    "coded": ("as coded, one-hot", OKABE_ITO["blue"], ""),
+    "coded_ones": ("as coded, all ones", OKABE_ITO["vermillion"], "//"),
     "described": ("as described", OKABE_ITO["bluish green"], "\\\\"),
     "transfer": ("transfer (DFT, then CC)", OKABE_ITO["orange"], ".."),
     "delta": ("delta (CC − DFT)", OKABE_ITO["reddish purple"], "xx"),
@@ -102,7 +102,9 @@ class Context:
             InputError: the claim file has no such claim.
         """
         if claim_id not in self.claims.claims:
-            raise InputError(f"config/claims/{self.claims.study}.yaml: claim '{claim_id}' is missing; a figure needs it")
+            raise InputError(
+                f"config/claims/{self.claims.study}.yaml: claim '{claim_id}' is missing; a figure needs it"
+            )
         return self.claims.claims[claim_id]
 
     def paper(self, claim_id: str) -> dict[str, float]:
@@ -112,7 +114,10 @@ class Context:
     def paper_sizes(self, mix: str) -> dict[str, float]:
         """Rows of a mix in the thesis's Table 3.1; empty for a mix that the thesis does not have."""
         claim_id = f"table3.1-{mix.lower()}"
-        return self.paper(claim_id) if claim_id in self.claims.claims else {}
+        if claim_id not in self.claims.claims:
+            return {}
+        stated = self.paper(claim_id)
+        return {column: stated[part] for column, part in SIZE_PARTS.items()}
 
 
 @dataclass(frozen=True)
@@ -176,11 +181,11 @@ class TableSpec:
         return _inputs(self, root, available)
 
 
-def _inputs(
-    spec: FigureSpec | TableSpec, root: str, available: Sequence[tuple[str, str]] | None
-) -> list[str]:
+def _inputs(spec: FigureSpec | TableSpec, root: str, available: Sequence[tuple[str, str]] | None) -> list[str]:
     chosen = [pair for pair in spec.runs if available is None or pair in available]
-    paths = [f"{root}/tables/{experiment}/{variant}/{kind}.csv" for experiment, variant in chosen for kind in spec.kinds]
+    paths = [
+        f"{root}/tables/{experiment}/{variant}/{kind}.csv" for experiment, variant in chosen for kind in spec.kinds
+    ]
     experiments = None if available is None else {experiment for experiment, _ in available}
     paths += [
         f"{root}/{experiment}/self_energies_{rows}.json"
@@ -228,10 +233,10 @@ def summarise(runs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
         for column in columns:
             values = group[column].to_numpy(dtype=float)
             width = half_width(values.tolist())
-            rows.append((experiment, variant, mix, column, values.mean(), np.nan if width is None else width, values.size))
-    return pd.DataFrame(
-        rows, columns=["experiment", "variant", "mix", "quantity", "mean", "half_width_95", "n"]
-    )
+            rows.append(
+                (experiment, variant, mix, column, values.mean(), np.nan if width is None else width, values.size)
+            )
+    return pd.DataFrame(rows, columns=["experiment", "variant", "mix", "quantity", "mean", "half_width_95", "n"])
 
 
 def _gather(tables: Tables, kind: str, pairs: Sequence[tuple[str, str]], what: str) -> pd.DataFrame:
@@ -257,13 +262,19 @@ def _seeds(frame: pd.DataFrame) -> str:
     return f"n = {low} seed{'s' if low > 1 else ''}" if low == high else f"n = {low} to {high} seeds"
 
 
-def size_note(runs: pd.DataFrame, context: Context) -> str:
-    """How our training sets relate to those that the mixes are named after."""
+def size_note(frame: pd.DataFrame, context: Context) -> str:
+    """How our training sets relate to those that the mixes are named after.
+
+    Args:
+        frame: table of runs; a table without sizes is completed with the rows asked for.
+        context: gives the thesis's sizes and those asked for.
+    """
     ratios = set()
-    for _, row in runs.drop_duplicates("mix").iterrows():
+    for _, row in frame.drop_duplicates(["experiment", "mix"]).iterrows():
         paper = context.paper_sizes(str(row["mix"]))
-        if paper:
-            ours = row["n_train_low"] + row["n_train_high"]
+        sizes = row if "n_train_low" in frame else context.asked.get(row["experiment"], {}).get(row["mix"])
+        if paper and sizes is not None:
+            ours = sizes["n_train_low"] + sizes["n_train_high"]
             ratios.add(round((paper["n_train_low"] + paper["n_train_high"]) / max(ours, 1), 2))
     if not ratios:
         return ""
@@ -273,12 +284,13 @@ def size_note(runs: pd.DataFrame, context: Context) -> str:
     return "training sets smaller than the thesis's"
 
 
-def _footer(figure: Figure, context: Context, runs: pd.DataFrame, *more: str) -> None:
-    tests = sorted(set(runs["n_test"])) if "n_test" in runs else []
+def _footer(figure: Figure, context: Context, runs: pd.DataFrame, *more: str, tested: bool = True) -> None:
+    """Scale, n and sizes below the figure; `more` are further lines."""
+    tests = sorted(set(runs["n_test"])) if "n_test" in runs and tested else []
     parts = [f"{context.scale} scale", _seeds(runs)]
     if tests:
         parts.append(" / ".join(f"{int(n):,}".replace(",", "\u202f") for n in tests) + " test rows")
-    if "n_train_low" in runs and (note := size_note(runs, context)):
+    if note := size_note(runs, context):
         parts.append(note)
     lines = [" · ".join(parts), *more]
     footer(figure, "\n".join(lines))
@@ -296,20 +308,15 @@ def _needs_log(values: np.ndarray) -> bool:
 
 
 def _plain_log(axis: Axes, which: str) -> None:
-    """Plain numbers on a logarithmic axis; minor labels only where there is less than one decade."""
+    """Plain numbers on a logarithmic axis, between the decades too where there are few."""
     low, high = axis.get_xlim() if which == "x" else axis.get_ylim()
     target = axis.xaxis if which == "x" else axis.yaxis
     decades = np.log10(high / low)
-    formatter: Any = ScalarFormatter() if low >= 1e-3 and high <= 1e5 else LogFormatterSciNotation()
-    if isinstance(formatter, ScalarFormatter):
-        formatter.set_scientific(False)
-        formatter.set_useOffset(False)
-    target.set_major_formatter(formatter)
-    if decades < 1.2:
-        ticks = [m * 10.0**e for e in range(-6, 7) for m in (1, 2, 3, 5)]
-        inside = [tick for tick in ticks if low <= tick <= high]
-        target.set_ticks(inside)
-        target.set_ticklabels([f"{tick:g}" for tick in inside])
+    steps = (1, 2, 3, 5) if decades < 1.2 else (1, 2, 5) if decades < 2.2 and which == "y" else (1,)
+    ticks = [step * 10.0**exponent for exponent in range(-9, 10) for step in steps]
+    inside = [tick for tick in ticks if low <= tick <= high]
+    if inside:
+        target.set_ticks(inside, [f"{tick:g}" for tick in inside])
     target.set_minor_formatter(NullFormatter())
 
 
@@ -326,6 +333,32 @@ def smoothed(values: np.ndarray, sigma: float) -> np.ndarray:
     return np.asarray(gaussian_filter1d(np.asarray(values, dtype=float), sigma))
 
 
+def fractional_epochs(history: pd.DataFrame) -> np.ndarray:
+    """Epochs as a real number, so that a last epoch that was cut short lies where it belongs, shape (n_rows,).
+
+    Args:
+        history: one run, sorted by step, with columns epoch (complete epochs) and step.
+    """
+    epoch, step = history["epoch"].to_numpy(dtype=float), history["step"].to_numpy(dtype=float)
+    if epoch[0] < 1 or step[0] <= 0:
+        return epoch
+    return step * epoch[0] / step[0]
+
+
+def smoothing_width(epoch: np.ndarray, sigma: float) -> float:
+    """The thesis's standard deviation, in points of a curve.
+
+    It is given in epochs; where epochs were skipped between validations a point stands for several. Curves of few
+    points are smoothed less (a tenth of their length): the thesis's width would average over most of them.
+
+    Args:
+        epoch: shape (n_points,).
+        sigma: standard deviation in epochs.
+    """
+    spacing = float(np.median(np.diff(epoch))) if epoch.size > 1 else 1.0
+    return min(sigma / max(spacing, 1e-9), epoch.size / 10)
+
+
 def loss_curves(
     tables: Tables, context: Context, *, experiment: str, which: str, variant: str = "coded"
 ) -> tuple[Figure, pd.DataFrame]:
@@ -336,8 +369,9 @@ def loss_curves(
     mixes = ordered_mixes(histories["mix"].tolist(), _asked_mixes(context, experiment))
     tidy = []
     for (mix, seed), run in histories.groupby(["mix", "seed"], sort=False):
-        ordered = run.sort_values("epoch")
+        ordered = run.sort_values("step")
         raw = ordered[column].to_numpy(dtype=float) * MEV
+        epoch = fractional_epochs(ordered)
         tidy.append(
             pd.DataFrame(
                 {
@@ -345,9 +379,10 @@ def loss_curves(
                     "variant": variant,
                     "mix": mix,
                     "seed": str(seed),
-                    "epoch": ordered["epoch"].to_numpy(),
+                    "epoch": epoch,
+                    "step": ordered["step"].to_numpy(),
                     "rmse_mev": raw,
-                    "smoothed_rmse_mev": smoothed(raw, sigma),
+                    "smoothed_rmse_mev": smoothed(raw, smoothing_width(epoch, sigma)),
                 }
             )
         )
@@ -356,10 +391,10 @@ def loss_curves(
     for mix in mixes:
         of_mix = curves[curves["mix"] == mix]
         n_seeds = of_mix["seed"].nunique()
-        grouped = of_mix.groupby("epoch")
-        # Only epochs that all seeds reached: a mean over fewer seeds would jump where one ends.
+        grouped = of_mix.groupby("step")
+        # Only steps that all seeds reached: a mean over fewer seeds would jump where one ends.
         common = grouped.size().loc[lambda size, n=n_seeds: size == n].index
-        mean = grouped[["rmse_mev", "smoothed_rmse_mev"]].mean().loc[common].reset_index()
+        mean = grouped[["epoch", "rmse_mev", "smoothed_rmse_mev"]].mean().loc[common].reset_index()
         means.append(mean.assign(experiment=experiment, variant=variant, mix=mix, seed="mean"))
     curves = pd.concat([curves, *means], ignore_index=True)[list(curves.columns)]
 
@@ -371,11 +406,9 @@ def loss_curves(
         ]
     last = curves.groupby("mix")["epoch"].max()
     log_epochs = bool(last.max() / max(last.min(), 1) > 4)
-    shift = 1 if log_epochs and curves["epoch"].min() < 1 else 0
+    shift = 1 if log_epochs and curves["epoch"].min() <= 0 else 0
     with style():
-        figure, axes = plt.subplots(
-            1, len(groups), figsize=(FULL_WIDTH, 3.9), sharex=True, sharey=True, squeeze=False
-        )
+        figure, axes = plt.subplots(1, len(groups), figsize=(FULL_WIDTH, 3.9), sharex=True, sharey=True, squeeze=False)
         for axis, (title, members) in zip(axes[0], groups, strict=True):
             for mix in members:
                 color, line = mix_styles(mixes)[mix]
@@ -384,7 +417,9 @@ def loss_curves(
                     if seed == "mean":
                         axis.plot(run["epoch"] + shift, run["smoothed_rmse_mev"], color=color, linestyle=line, zorder=3)
                     else:
-                        axis.plot(run["epoch"] + shift, run["rmse_mev"], color=color, alpha=0.22, linewidth=0.6, zorder=2)
+                        axis.plot(
+                            run["epoch"] + shift, run["rmse_mev"], color=color, alpha=0.22, linewidth=0.6, zorder=2
+                        )
             axis.set_title(title)
             axis.set_yscale("log")
             axis.set_xlabel("epoch (logarithmic)" if log_epochs else "epoch")
@@ -400,6 +435,8 @@ def loss_curves(
             _plain_log(axis, "y")
             if log_epochs:
                 _plain_log(axis, "x")
+        points = curves[curves["seed"] != "mean"].groupby(["mix", "seed"]).size()
+        limit = " (at most 1/10 of a curve)" if points.min() < 10 * sigma else ""
         name = "training" if which == "train" else "validation"
         axes[0][0].set_ylabel(f"{name} RMSE (meV per molecule)")
         if len(groups) > 1:
@@ -408,7 +445,7 @@ def loss_curves(
             figure,
             context,
             histories,
-            f"bold: mean over seeds, Gaussian smoothing with σ = {sigma:g} epochs; faint: each seed, raw",
+            f"bold: mean over seeds, Gaussian smoothing with σ = {sigma:g} epochs{limit}; faint: each seed, raw",
         )
     return figure, curves
 
@@ -437,14 +474,17 @@ def _bars(
         color = styles[mix][0]
         seeds = factor * runs.loc[runs["mix"] == mix, column].to_numpy(dtype=float)
         if log:
-            axis.plot([mean], [position], marker="D", color=color, markersize=6, zorder=3)
+            axis.plot([mean], [position], marker="D", color=color, markersize=7, zorder=3)
         else:
             axis.barh(position, mean, height=0.66, color=color, alpha=0.75, edgecolor=color, zorder=2)
         if np.isfinite(width):
             lower = min(width, 0.98 * mean) if log else min(width, mean)
             axis.errorbar(mean, position, xerr=[[lower], [width]], color="black", capsize=3, linewidth=1, zorder=4)
-        spread = np.linspace(-0.16, 0.16, seeds.size) if seeds.size > 1 else np.zeros(1)
-        axis.scatter(seeds, position + spread, s=11, facecolor="white", edgecolor="black", linewidth=0.7, zorder=5)
+        # Beside the mean on a logarithmic axis, where the dots of similar seeds would cover it.
+        spread = np.full(seeds.size, 0.36) if log else np.linspace(-0.16, 0.16, seeds.size) * (seeds.size > 1)
+        axis.scatter(
+            seeds, position + spread, s=9 if log else 11, facecolor="white", edgecolor="black", linewidth=0.7, zorder=5
+        )
 
 
 def loss_per_mix(
@@ -463,12 +503,17 @@ def loss_per_mix(
         }
     with style():
         figure, grid = plt.subplots(
-            2, 3, figsize=(FULL_WIDTH, 1.9 + 0.46 * max(len(mixes), 3)), sharey=True, squeeze=False
+            2, 3, figsize=(FULL_WIDTH, 1.9 + 0.46 * max(len(mixes), 6)), sharey=True, squeeze=False
         )
+        # One kind of drawing for all panels: bars, or points where one panel needs a logarithmic axis.
+        extents = {
+            column: np.concatenate([factor * runs[column].to_numpy(float), np.asarray(bands.get(column, ()), float)])
+            for column, _, factor in TEST_METRICS
+        }
+        log = any(_needs_log(extent) for column, extent in extents.items() if column != "test_mse_ev2")
         panels = [grid[0][0], grid[0][1], grid[0][2], grid[1][0], grid[1][1]]
         for axis, (column, name, factor) in zip(panels, TEST_METRICS, strict=True):
-            shown = factor * runs[column].to_numpy(dtype=float)
-            log = _needs_log(np.concatenate([shown, np.asarray(bands.get(column, ()), dtype=float)]))
+            ends = extents[column]
             if column in bands:
                 paper_band(axis, *bands[column])
             if log:
@@ -477,12 +522,12 @@ def loss_per_mix(
             axis.set_xlabel(name)
             axis.grid(axis="y", visible=False)
             if log:
-                ends = np.concatenate([shown, np.asarray(bands.get(column, ()), dtype=float)])
                 axis.set_xlim(ends.min() / 1.6, ends.max() * 1.6)
                 _plain_log(axis, "x")
             else:
                 axis.set_xlim(left=0)
                 axis.xaxis.set_major_locator(MaxNLocator(4))
+                axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         sizes = runs.drop_duplicates("mix").set_index("mix")
         for axis in (grid[0][0], grid[1][0]):
             axis.set_yticks(range(len(mixes)), [label(mix) for mix in mixes])
@@ -491,9 +536,13 @@ def loss_per_mix(
         key = grid[1][2]
         key.axis("off")
         handles: list[Any] = [
-            Patch(facecolor="#888888", alpha=0.75, label="mean over seeds"),
-            Line2D([], [], color="black", marker="|", markersize=7, label="95 % (Student t)"),
-            Line2D([], [], marker="o", linestyle="", markerfacecolor="white", color="black", markersize=4, label="seeds"),
+            Line2D([], [], marker="D", linestyle="", color="#888888", markersize=7, label="mean over seeds")
+            if log
+            else Patch(facecolor="#888888", alpha=0.75, label="mean over seeds"),
+            Line2D([], [], color="black", linewidth=1, marker="|", markersize=7, label="95 % (Student t)"),
+            Line2D(
+                [], [], marker="o", linestyle="", markerfacecolor="white", color="black", markersize=4, label="seeds"
+            ),
         ]
         if bands:
             where = "" if context.scale == "full" else ",\nbelongs to full scale"
@@ -502,7 +551,7 @@ def loss_per_mix(
         listing = "\n".join(f"{label(mix)}: {_rows_text(sizes.loc[mix])}" for mix in mixes)
         _footer(figure, context, runs)
         key.text(
-            0.0, 0.46 if bands else 0.58, f"training rows, low + high\n{listing}", va="top", transform=key.transAxes,
+            0.0, -0.29, f"training rows, low + high\n{listing}", va="bottom", transform=key.transAxes,
             fontsize=9, linespacing=1.15,
         )  # fmt: skip
     tidy = _tidy_runs(runs, summary, [column for column, _, _ in TEST_METRICS])
@@ -546,9 +595,7 @@ def grouped_test_loss(
     return figure, pd.concat([tidy, differences], ignore_index=True)
 
 
-def paired_differences(
-    runs: pd.DataFrame, base: str, others: Sequence[str], mixes: Sequence[str]
-) -> pd.DataFrame:
+def paired_differences(runs: pd.DataFrame, base: str, others: Sequence[str], mixes: Sequence[str]) -> pd.DataFrame:
     """Difference of test RMSE between variants, paired by seed.
 
     Returns:
@@ -612,7 +659,15 @@ def _draw_grouped(
                 lower = min(width, 0.98 * mean)
                 axis.errorbar(mean, y, xerr=[[lower], [width]], color="black", capsize=2, linewidth=0.9, zorder=4)
             seeds = MEV * runs.loc[(runs["mix"] == mix) & (runs["variant"] == variant), "test_rmse_ev"].to_numpy(float)
-            axis.scatter(seeds, np.full(seeds.size, y), s=9, facecolor="white", edgecolor="black", linewidth=0.6, zorder=5)
+            axis.scatter(
+                seeds,
+                np.full(seeds.size, y + (0.42 * height if log else 0.0)),
+                s=9,
+                facecolor="white",
+                edgecolor="black",
+                linewidth=0.6,
+                zorder=5,
+            )
     axis.set_yticks(range(len(mixes)), [label(mix) for mix in mixes])
     axis.set_ylim(len(mixes) - 0.45, -0.55)
     axis.grid(axis="y", visible=False)
@@ -624,9 +679,7 @@ def _draw_grouped(
         axis.set_xlim(left=0)
 
 
-def _draw_differences(
-    axis: Axes, differences: pd.DataFrame, variants: Sequence[str], mixes: Sequence[str]
-) -> None:
+def _draw_differences(axis: Axes, differences: pd.DataFrame, variants: Sequence[str], mixes: Sequence[str]) -> None:
     axis.axvline(0, color="black", linewidth=0.9)
     height = 0.8 / max(len(variants), 1)
     for index, variant in enumerate(variants):
@@ -701,7 +754,10 @@ def encoding(tables: Tables, context: Context, *, experiment: str = "ani") -> tu
         below.set_xlabel("RMSE (mix) − RMSE (ANI-1ccx) (meV per molecule, paired by seed)")
         below.set_title("positive: the mix is worse than ANI-1ccx; thesis (text): only 20k/20k is")
         panel_letters([left, right, below])
-        names = {"coded": "one-hot, fifth component 0 (text)", "coded_ones": "all five components 1 (published converter)"}
+        names = {
+            "coded": "one-hot, fifth component 0 (text)",
+            "coded_ones": "all five components 1 (published converter)",
+        }
         handles = _variant_handles(present)
         for handle, variant in zip(handles, present, strict=True):
             handle.set_label(names[variant])
@@ -725,23 +781,23 @@ def epoch_time(tables: Tables, context: Context, *, experiment: str = "ani") -> 
     summary = summarise(runs, ["seconds_per_epoch"]).set_index("mix").loc[mixes]
     rows = runs.drop_duplicates("mix").set_index("mix").loc[mixes, "n_train"].to_numpy(dtype=float)
     mean = summary["mean"].to_numpy(dtype=float)
-    slope, intercept = (np.polyfit(rows, mean, 1) if np.unique(rows).size > 1 else (np.nan, np.nan))
+    slope, intercept = np.polyfit(rows, mean, 1) if np.unique(rows).size > 1 else (np.nan, np.nan)
     residual = mean - (slope * rows + intercept)
     spread = ((mean - mean.mean()) ** 2).sum()
     r_squared = 1 - (residual**2).sum() / spread if spread > 0 else np.nan
     ratios = _time_ratios(runs, context)
     with style():
-        figure, (left, right) = plt.subplots(
-            1, 2, figsize=(FULL_WIDTH, 4.3), gridspec_kw={"width_ratios": [1.35, 1]}
-        )
+        figure, (left, right) = plt.subplots(1, 2, figsize=(FULL_WIDTH, 4.3), gridspec_kw={"width_ratios": [1.35, 1]})
         for mix, n, value in zip(mixes, rows, mean, strict=True):
             width = summary.loc[mix, "half_width_95"]
             left.errorbar(
                 n, value, yerr=width if np.isfinite(width) else None, marker="o", color=styles[mix][0], capsize=2.5,
-                markersize=6, linestyle="", label=label(mix), zorder=4,
+                markersize=7, linestyle="", zorder=4,
             )  # fmt: skip
             seeds = runs.loc[runs["mix"] == mix, "seconds_per_epoch"].to_numpy(dtype=float)
-            left.scatter(np.full(seeds.size, n), seeds, s=9, facecolor="white", edgecolor="black", linewidth=0.6, zorder=5)
+            left.scatter(
+                np.full(seeds.size, n), seeds, s=9, facecolor="white", edgecolor="black", linewidth=0.6, zorder=5
+            )
         line = np.array([0.0, rows.max() * 1.04])
         fit_label = f"linear fit, R² = {r_squared:.3f}"
         (fit,) = left.plot(line, slope * line + intercept, color="black", linewidth=1, label=fit_label)
@@ -757,16 +813,21 @@ def epoch_time(tables: Tables, context: Context, *, experiment: str = "ani") -> 
         left.set_ylim(bottom=0, top=1.75 * max(mean.max(), 1e-12))
         left.set_xlabel("training rows (both fidelities)")
         left.set_ylabel("median time per epoch (s)")
-        handles, _ = left.get_legend_handles_labels()
-        points = [handle for handle in handles if handle not in (fit, paper)]
+        points = [
+            Line2D([], [], marker="o", linestyle="", color=styles[mix][0], markersize=6, label=label(mix))
+            for mix in mixes
+        ]
         first = left.legend(handles=points, loc="upper left", ncols=2, columnspacing=0.8, handletextpad=0.2)
         left.add_artist(first)
         left.legend(handles=[h for h in (fit, paper) if h is not None], loc="upper left", bbox_to_anchor=(0.0, 0.70))
         _draw_ratios(right, ratios)
         panel_letters([left, right])
         devices = ", ".join(sorted(set(runs["device"].astype(str))))
-        more = f"device: {devices}; fit: {slope:.3g} s per row + {intercept:.3g} s; error bars: 95 % over seeds"
-        _footer(figure, context, runs, more)
+        sign = "+" if intercept >= 0 else "−"
+        more = (
+            f"device: {devices}; fit: {slope:.3g} s per row {sign} {abs(intercept):.3g} s; error bars: 95 % (Student t)"
+        )
+        _footer(figure, context, runs, more, tested=False)
     long = runs[["experiment", "variant", "mix", "seed", "n_train", "seconds_per_epoch", "device"]].copy()
     long = long.rename(columns={"seconds_per_epoch": "value"}).assign(quantity="seconds_per_epoch")
     long["seed"] = long["seed"].astype(str)
@@ -826,7 +887,9 @@ def _draw_ratios(axis: Axes, ratios: pd.DataFrame) -> None:
         axis.barh(y, row["value"], height=0.62, color=color, alpha=0.75, zorder=2)
         if np.isfinite(row["half_width_95"]):
             axis.errorbar(row["value"], y, xerr=row["half_width_95"], color="black", capsize=3, linewidth=1, zorder=4)
-        axis.plot([row["thesis_ratio"]] * 2, [y - 0.4, y + 0.4], color=GREY, linestyle=(0, (2, 1)), linewidth=2, zorder=5)
+        axis.plot(
+            [row["thesis_ratio"]] * 2, [y - 0.4, y + 0.4], color=GREY, linestyle=(0, (2, 1)), linewidth=2, zorder=5
+        )
     axis.set_yticks(positions, names)
     if positions:
         axis.set_ylim(positions[-1] + 1.9, -0.7)
@@ -870,14 +933,24 @@ def parity(
             error = predicted - target
             color = mix_styles(mixes)[mix][0]
             top, bottom = axes[0][column], axes[1][column]
-            dots = {"s": 9 if error.size < 2000 else 3, "color": color, "alpha": 0.5, "linewidth": 0, "rasterized": True}
+            dots = {
+                "s": 9 if error.size < 2000 else 3,
+                "color": color,
+                "alpha": 0.5,
+                "linewidth": 0,
+                "rasterized": True,
+            }
             top.scatter(target, predicted, **dots)
             ends = np.array([min(target.min(), predicted.min()), max(target.max(), predicted.max())])
             top.plot(ends, ends, color="black", linewidth=0.8)
+            low, high = float(ends[0]), float(ends[1])
+            top.set_ylim(low - 0.05 * (high - low), high + 0.32 * (high - low))
             top.set_title(f"{label(mix)}\n{role}")
+            mae = MEV * float(np.abs(error).mean())
+            bias = f"mean {MEV * error.mean():+.3g} meV".replace("-", "−")
             rmse = MEV * float(np.sqrt(np.mean(error**2)))
             top.text(
-                0.05, 0.95, f"RMSE {rmse:.3g} meV\nMAE {MEV * np.abs(error).mean():.3g} meV\nmean {MEV * error.mean():+.3g} meV",
+                0.04, 0.97, f"RMSE {rmse:.3g} meV\nMAE {mae:.3g} meV\n{bias}",
                 transform=top.transAxes, va="top", fontsize=9,
                 bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.5}, zorder=6,
             )  # fmt: skip
@@ -915,7 +988,9 @@ def self_energies(
     fidelities: Mapping[str, Any] = content["fidelities"]
     tidy = []
     with style():
-        figure, axes = plt.subplots(len(fidelities), 2, figsize=(FULL_WIDTH, 0.9 + 2.1 * len(fidelities)), squeeze=False)
+        figure, axes = plt.subplots(
+            len(fidelities), 2, figsize=(FULL_WIDTH, 0.9 + 2.1 * len(fidelities)), squeeze=False
+        )
         for line, (fidelity, entry) in enumerate(fidelities.items()):
             for column, stage in enumerate(("before", "after")):
                 axis = axes[line][column]
@@ -934,7 +1009,7 @@ def self_energies(
                     ha="right" if peak_left else "left", fontsize=9,
                     bbox={"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 1.5},
                 )  # fmt: skip
-                axis.set_ylim(0, 1.28 * max(counts.max(), 1))
+                axis.set_ylim(0, 1.5 * max(counts.max(), 1))
                 axis.xaxis.set_major_locator(MaxNLocator(5))
                 axis.set_title(f"{FIDELITY_NAMES.get(fidelity, fidelity)}, {stage}")
                 axis.grid(axis="x", visible=False)
@@ -1049,9 +1124,7 @@ def outcome(tables: Tables, context: Context, *, pairs: Sequence[tuple[str, str]
     return pd.DataFrame(rows)
 
 
-def self_energy_table(
-    tables: Tables, context: Context, *, pairs: Sequence[tuple[str, str]]
-) -> pd.DataFrame:
+def self_energy_table(tables: Tables, context: Context, *, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
     """Coefficients of the per-element regression, its conditioning, and the energies before and after."""
     rows = []
     for experiment, which in pairs:
@@ -1099,7 +1172,11 @@ def split_table(tables: Tables, context: Context, *, experiments: Sequence[str])
 def _flatten(content: Any, prefix: str = "") -> list[tuple[str, str]]:
     """Nested JSON as (dotted key, text) pairs."""
     if isinstance(content, Mapping):
-        return [pair for key, value in content.items() for pair in _flatten(value, f"{prefix}.{key}" if prefix else str(key))]
+        return [
+            pair
+            for key, value in content.items()
+            for pair in _flatten(value, f"{prefix}.{key}" if prefix else str(key))
+        ]
     if isinstance(content, list) and any(isinstance(item, dict | list) for item in content):
         return [pair for i, value in enumerate(content) for pair in _flatten(value, f"{prefix}[{i}]")]
     if isinstance(content, list):
@@ -1128,10 +1205,13 @@ FIGURES: Mapping[str, FigureSpec] = {
             partial(loss_curves, experiment="ani", which="validation"), (("ani", "coded"),), ("histories",),
         ),
         FigureSpec(
-            "fig3.3-test-loss", "Figure 3.3: test loss per mix", partial(loss_per_mix, experiment="ani"), (("ani", "coded"),),
+            "fig3.3-test-loss", "Figure 3.3: test loss per mix", partial(loss_per_mix, experiment="ani"),
+            (("ani", "coded"),),
         ),
         FigureSpec("epoch-time", "Time per epoch against training rows", epoch_time, (("ani", "coded"),)),
-        FigureSpec("parity", "Predicted against reference energies", parity, (("ani", "coded"),), ("runs", "predictions")),
+        FigureSpec(
+            "parity", "Predicted against reference energies", parity, (("ani", "coded"),), ("runs", "predictions"),
+        ),
         FigureSpec(
             "self-energies", "Energies before and after the per-element regression", self_energies,
             self_energies=(("ani", "train"),),
@@ -1205,12 +1285,13 @@ TABLES: Mapping[str, TableSpec] = {
             "self-energies",
             "Per-element regression",
             partial(self_energy_table, pairs=REGRESSIONS),
-            "Least squares on composition. Rows: train = training rows only (used), all = all rows (as the published code).",
+            "Least squares on composition. Rows: train = training rows only (used), all = all rows (published code).",
             {
                 "experiment": "Experiment", "rows": "Rows", "fidelity": "Fidelity", "n_rows": "n", "element": "Element",
                 "self_energy_ev": "Self energy (eV)", "standard_error_ev": "Standard error (eV)", "rank": "Rank",
                 "condition_number": "Condition number", "mean_before_ev": "Mean before (eV)",
-                "std_before_ev": "Std before (eV)", "mean_after_ev": "Mean after (eV)", "std_after_ev": "Std after (eV)",
+                "std_before_ev": "Std before (eV)", "mean_after_ev": "Mean after (eV)",
+                "std_after_ev": "Std after (eV)",
                 "std_after_per_atom_mev": "Std after (meV/atom)", "mae_after_per_atom_mev": "MAE after (meV/atom)",
             },
             self_energies=REGRESSIONS,

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 
 from mlip_studies.data.readers import unit_factors
-from mlip_studies.data.store import Block, check_block, open_hdf5
+from mlip_studies.data.store import Block, atomic_number_array, check_block, open_hdf5
 from mlip_studies.errors import InputError
 
 EXPECTED = "the layout of ani1x-release.h5 (one group per molecule with atomic_numbers, coordinates and labels)"
@@ -57,9 +57,8 @@ def read(path: Path, entry: Mapping[str, Any], block_rows: int = 16384) -> Itera
                 group = file[name]
                 if not isinstance(group, h5py.Group):
                     raise InputError(f"{path}: layout of another data set (a bare {name!r}), expected {EXPECTED}")
-                numbers = np.asarray(_dataset(path, group, "atomic_numbers")[:])
-                if not np.issubdtype(numbers.dtype, np.integer) or numbers.ndim != 1:
-                    raise InputError(f"{path}: group {name}: atomic_numbers is not a list of integers")
+                stored = np.asarray(_dataset(path, group, "atomic_numbers")[()])
+                numbers = atomic_number_array(stored, f"{path}: group {name}: atomic_numbers")
                 coordinates = _dataset(path, group, "coordinates")
                 if coordinates.ndim != 3 or coordinates.shape[1:] != (len(numbers), 3):
                     raise InputError(
@@ -77,7 +76,7 @@ def read(path: Path, entry: Mapping[str, Any], block_rows: int = 16384) -> Itera
                     part = slice(first, min(first + block_rows, n_frames))
                     block = Block(
                         group=name,
-                        atomic_numbers=numbers.astype(np.uint8),
+                        atomic_numbers=numbers,
                         positions=_scaled(coordinates[part], length_factor),
                         energies={f: energy_factor * data[part].astype(np.float64) for f, data in energy.items()},
                         forces={f: _scaled(data[part], energy_factor / length_factor) for f, data in forces.items()},

@@ -6,6 +6,7 @@ than a block. Forces are forces. (S. Chmiela et al., Sci. Adv. 3, e1603015 (2017
 
 from __future__ import annotations
 
+import contextlib
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from mlip_studies.data.readers import unit_factors
-from mlip_studies.data.store import Block, check_block
+from mlip_studies.data.store import Block, atomic_number_array, check_block
 from mlip_studies.elements import formula
 from mlip_studies.errors import InputError
 
@@ -56,6 +57,14 @@ class _ArrayStream:
         shape = (n, *self.shape[1:])
         return self._bytes(shape).reshape(shape)
 
+    def close(self) -> None:
+        """Close the member of the archive."""
+        self._stream.close()
+
+    def read_all(self) -> np.ndarray:
+        """The whole array, also one without axes."""
+        return self._bytes(self.shape).reshape(self.shape) if self._whole is None else self._whole
+
 
 def read(path: Path, entry: Mapping[str, Any], block_rows: int = 16384) -> Iterator[Block]:
     """Stream the frames of one file.
@@ -78,14 +87,14 @@ def read(path: Path, entry: Mapping[str, Any], block_rows: int = 16384) -> Itera
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected {EXPECTED}")
     try:
-        with zipfile.ZipFile(path) as archive:
-            z = _ArrayStream(path, archive, "z")
-            positions = _ArrayStream(path, archive, "R")
-            energy = _ArrayStream(path, archive, keys["energy"])
-            forces = _ArrayStream(path, archive, keys["forces"]) if keys.get("forces") else None
-            numbers = z.read(z.shape[0]) if len(z.shape) == 1 else np.zeros(0)
-            if len(numbers) == 0 or numbers.dtype.kind not in "iu":
-                raise InputError(f"{path}: array 'z' has shape {z.shape}, expected the atomic numbers of one molecule")
+        with zipfile.ZipFile(path) as archive, contextlib.ExitStack() as opened:
+
+            def array(key: str) -> _ArrayStream:
+                return opened.enter_context(contextlib.closing(_ArrayStream(path, archive, key)))
+
+            z, positions, energy = array("z"), array("R"), array(keys["energy"])
+            forces = array(keys["forces"]) if keys.get("forces") else None
+            numbers = atomic_number_array(z.read_all(), f"{path}: array 'z'")
             n_frames, n_atoms = positions.shape[0] if positions.shape else 0, len(numbers)
             expected = {"R": (n_frames, n_atoms, 3)} | ({keys["forces"]: (n_frames, n_atoms, 3)} if forces else {})
             for name, stream in (("R", positions), (keys.get("forces"), forces)):
@@ -93,7 +102,6 @@ def read(path: Path, entry: Mapping[str, Any], block_rows: int = 16384) -> Itera
                     raise InputError(f"{path}: array {name!r} has shape {stream.shape}, expected {expected[name]}")
             if energy.shape not in ((n_frames,), (n_frames, 1)):
                 raise InputError(f"{path}: array {keys['energy']!r} has shape {energy.shape}, expected ({n_frames},)")
-            numbers = numbers.astype(np.uint8)
             for first in range(0, n_frames, block_rows):
                 n = min(block_rows, n_frames - first)
                 block = Block(

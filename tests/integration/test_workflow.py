@@ -1,0 +1,253 @@
+"""The workflow itself: what it plans, what it makes, what it reruns, and how it fails."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TINY = ["seeds=[0]", "mixes=[ANI-1ccx,20k-20k]", "budget_scale=0.03"]
+
+
+def copy_checkout(target: Path) -> Path:
+    """The files that git knows or would know, so that tests can edit them and make results of their own."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    for name in listed:
+        source = ROOT / name
+        if source.is_file() and not name.startswith(("results/", "resources/ani1x-mini/build")):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            if source.is_symlink():
+                (target / name).symlink_to(os.readlink(source))
+            else:
+                shutil.copy(source, target / name)
+        elif source.is_symlink():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            (target / name).symlink_to(os.readlink(source))
+    return target
+
+
+def snakemake(folder: Path, *arguments: str, config=(), check=True) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment.pop("PYTHONPATH", None)
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
+    if config:
+        command += ["--config", *config]
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=False, env=environment, timeout=900
+    )
+    if check:
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    return done
+
+
+def planned(folder: Path, *arguments: str, config=TINY) -> dict[str, int]:
+    """Jobs by rule that a dry run would do."""
+    done = snakemake(folder, "-n", *arguments, config=config)
+    text = done.stdout + done.stderr
+    counts = {}
+    for line in text.splitlines():
+        match = re.fullmatch(r"(\w+)\s+(\d+)", line.strip())
+        if match:
+            counts[match[1]] = int(match[2])
+    return counts
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A checkout in which the tiny slice of the study has run."""
+    folder = copy_checkout(tmp_path_factory.mktemp("checkout"))
+    snakemake(folder, "demo", config=TINY)
+    return folder
+
+
+@pytest.mark.parametrize(("scale", "rows"), [("mini", 111), ("full", 111)])
+def test_both_scales_resolve_and_count_jobs_by_kind(tmp_path, scale, rows):
+    folder = copy_checkout(tmp_path)
+    counts = planned(folder, config=[f"scale={scale}"])
+    assert counts["train"] == rows
+    assert counts["store"] == 2
+    assert counts["total"] == sum(counts.values()) - counts["total"]
+
+
+def test_profile_resolves_from_a_fresh_checkout(tmp_path):
+    folder = copy_checkout(tmp_path)
+    done = snakemake(folder, "-n", "--profile", "slurm")
+    assert "train" in done.stdout + done.stderr
+
+
+def test_tiny_slice_makes_all_products(checkout):
+    out = checkout / "results" / "mini"
+    figures = {path.name for path in (out / "krcelic" / "figures").glob("*.png")}
+    assert {"fig3.1-train-loss.png", "fig3.2-validation-loss.png", "fig3.3-test-loss.png"} <= figures
+    for name in figures:
+        assert (out / "krcelic" / "figures" / name).with_suffix(".svg").exists()
+        assert (out / "krcelic" / "figures" / name).with_suffix(".csv").exists()
+    run = json.loads((out / "krcelic/runs/ani/coded/20k-20k/seed0/run.json").read_text())
+    assert (run["n_train_low"], run["n_train_high"], run["n_test"]) == (200, 200, 200)
+    assert run["n_parameters"] == 341_505
+    verdicts = json.loads((out / "krcelic" / "verdicts.json").read_text())
+    assert len(verdicts["claims"]) >= 15
+    # One seed and a handful of steps: nothing stochastic may count as reproduced.
+    assert not [c["id"] for c in verdicts["claims"] if c["verdict"] == "reproduced" and "test" in c["metric"]]
+    assert (out / "costs.html").exists()
+
+
+def test_second_run_does_nothing(checkout):
+    done = snakemake(checkout, "demo", config=TINY)
+    assert "Nothing to be done" in done.stdout + done.stderr
+
+
+def test_report_opens_on_the_verdicts(checkout):
+    snakemake(checkout, "demo", "--report", "report.html", config=TINY)
+    text = (checkout / "report.html").read_text()
+    assert "does not claim to reproduce" in text
+    assert "fig3.3-test-loss" in text
+    assert "Provenance" in text
+
+
+def test_alias_makes_one_figure_only(checkout):
+    target = checkout / "results/mini/krcelic/figures/fig3.3-test-loss.png"
+    target.unlink()
+    assert planned(checkout, "krcelic_fig3_3") == {"krcelic_fig3_3": 1, "total": 1}
+    snakemake(checkout, str(target.relative_to(checkout)), config=TINY)
+    assert target.exists()
+
+
+def edited(path: Path, old: str, new: str):
+    """Edit a file for the time of a ``with`` block."""
+
+    class Edit:
+        def __enter__(self):
+            self.text = path.read_text()
+            assert old in self.text
+            self.times = (path.stat().st_atime, path.stat().st_mtime)
+            path.write_text(self.text.replace(old, new, 1))
+
+        def __exit__(self, *_):
+            path.write_text(self.text)
+            os.utime(path, self.times)
+
+    return Edit()
+
+
+def test_plot_edit_only_redraws(checkout):
+    path = checkout / "workflow/src/mlip_studies/plotting/style.py"
+    with edited(path, "from __future__ import annotations", "from __future__ import annotations\n\nEXTRA = 1"):
+        counts = planned(checkout, "krcelic_demo")
+    assert counts["krcelic_fig3_3"] == 1
+    assert "train" not in counts
+    assert "store" not in counts
+
+
+def test_model_edit_retrains(checkout):
+    path = checkout / "workflow/src/mlip_studies/models/egnn_rff.py"
+    with edited(path, "return nodes + self.update", "return 1.0 * nodes + self.update"):
+        counts = planned(checkout, "krcelic_demo")
+    assert counts["train"] == 2
+    assert "store" not in counts
+    assert "multi_fidelity_split" not in counts
+
+
+def test_docstring_edit_reruns_nothing(checkout):
+    path = checkout / "workflow/src/mlip_studies/models/egnn_rff.py"
+    with edited(path, '"""E(n)-equivariant graph networks', '"""Some E(n)-equivariant graph networks'):
+        assert planned(checkout, "krcelic_demo") == {}
+
+
+def test_accepted_code_change_reruns_nothing(checkout):
+    path = checkout / "workflow/src/mlip_studies/models/egnn_rff.py"
+    with edited(path, "return nodes + self.update", "return self.update"):
+        text = path.read_text().replace(
+            "return self.update(torch.cat([nodes, received], dim=1))",
+            "return self.update(torch.cat([nodes, received], dim=1)) + nodes",
+            1,
+        )
+        path.write_text(text)
+        assert planned(checkout, "krcelic_demo")["train"] == 2
+        environment = {**os.environ, "PYTHONPATH": str(checkout / "workflow" / "src")}
+        command = [sys.executable, "-m", "mlip_studies", "accept-code", "--reason", "order of a sum"]
+        done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False, env=environment)
+        assert done.returncode == 0, done.stderr
+        assert "accepted: " in done.stdout
+        assert "train" not in planned(checkout, "krcelic_demo")
+    (checkout / "workflow" / "accepted-code.json").unlink()
+
+
+def one_line(done: subprocess.CompletedProcess, expected: str) -> None:
+    assert done.returncode != 0
+    text = done.stdout + done.stderr
+    lines = [line for line in text.splitlines() if expected in line]
+    assert lines, text[-3000:]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (["scael=mini"], "config/config.yaml: unknown key 'scael'; did you mean 'scale'?"),
+        (["scale=huge"], "config/config.yaml: key 'scale'"),
+        (["results=README.md/x"], "config/config.yaml: key 'results': cannot write to README.md/x"),
+        (["studies=[nobody]"], "study 'nobody' is unknown"),
+    ],
+)
+def test_bad_settings_are_one_line(checkout, config, message):
+    one_line(snakemake(checkout, "-n", config=config, check=False), message)
+
+
+def test_target_of_the_other_scale(checkout):
+    done = snakemake(checkout, "-n", "results/full/krcelic/figures/fig3.3-test-loss.png", check=False)
+    one_line(done, "run with --config scale=full")
+
+
+def test_truncated_data_stops_the_store_and_leaves_nothing(checkout):
+    data = checkout / "resources/ani1x-mini/ani1x-mini.h5"
+    content = data.read_bytes()
+    store = checkout / "results/other/mini/data/ani1x_mini/store.h5"
+    try:
+        data.write_bytes(content[: len(content) // 2])
+        done = snakemake(checkout, "results/other/mini/data/ani1x_mini/store.h5", config=["results=results/other"], check=False)
+    finally:
+        data.write_bytes(content)
+    one_line(done, "ani1x-mini.h5")
+    assert not store.exists()
+    assert not [path for path in store.parent.glob("*") if path.is_file()]
+
+
+def test_corrupt_split_stops_training_and_verify_moves_it(checkout):
+    split = checkout / "results/mini/krcelic/ani/split.npz"
+    content, times = split.read_bytes(), (split.stat().st_atime, split.stat().st_mtime)
+    run = checkout / "results/mini/krcelic/runs/ani/coded/20k-20k/seed0/run.json"
+    kept = run.read_bytes()
+    try:
+        split.write_bytes(content[:-1] + b"x")
+        os.utime(split, times)
+        run.unlink()
+        done = snakemake(checkout, str(run.relative_to(checkout)), config=TINY, check=False)
+        one_line(done, "split.npz: checksum mismatch")
+        assert not run.exists()
+        environment = {**os.environ, "PYTHONPATH": str(checkout / "workflow" / "src")}
+        done = subprocess.run(
+            [sys.executable, "-m", "mlip_studies", "verify"], cwd=checkout, capture_output=True, text=True,
+            check=False, env=environment,
+        )  # fmt: skip
+        assert "split.npz: content changed" in done.stdout
+        assert not split.exists()
+    finally:
+        split.write_bytes(content)
+        os.utime(split, times)
+        run.write_bytes(kept)
+        split.with_name("split.npz.corrupt").unlink(missing_ok=True)
+
+
+def test_missing_download_says_how_to_get_it(checkout):
+    done = snakemake(
+        checkout, "results/mini/data/ethanol_mf/store.h5", "--retries", "0",
+        config=["mirror=/nonexistent/mirror"], check=False,
+    )  # fmt: skip
+    one_line(done, "mirror")
