@@ -1,10 +1,10 @@
 """Training throughput of the thesis's network: this package against the plain message-passing formulation.
 
-The plain formulation is what one writes first with a graph library: every molecule is a separate record, a batch is made by
-concatenating records in Python, the message network reads the concatenation [h_i, h_j, features(d_ij)] of every edge, and
-sums go through scatter_add on an expanded index. Ours keeps the data set on the device, makes batches by arithmetic, and
-splits the first message layer into products per atom (models/egnn_rff.py). Same weights, same batches, same losses; the two
-are timed in turn, and the ratio is what counts.
+The plain formulation is what one writes first with a graph library: every molecule is a separate record, a batch is
+made by concatenating records in Python, the message network reads the concatenation [h_i, h_j, features(d_ij)] of every
+edge, and sums go through scatter_add on an expanded index. Ours keeps the data set on the device, makes batches by
+arithmetic, and splits the first message layer into products per atom (models/egnn_rff.py). Same weights, same batches,
+same losses; the two are timed in turn, and the ratio is what counts.
 
     python benchmarks/bench_egnn.py [--seconds 10] [--batch 32 128]
 """
@@ -132,7 +132,9 @@ def main() -> None:
     with torch.no_grad():
         difference = abs(float(step_ours(rows)) - float(step_plain(rows))) / float(step_plain(rows))
     assert difference < 1e-4, f"the formulations disagree: relative difference of the loss {difference:.1e}"
-    print(f"{len(numbers)} molecules, mean {ptr[-1] / len(numbers):.2f} atoms; device {device}, threads {options.threads}")
+    print(
+        f"{len(numbers)} molecules, mean {ptr[-1] / len(numbers):.2f} atoms; device {device}, threads {options.threads}"
+    )
     print("\n| batch | plain, configurations/s | ours, configurations/s | ratio (median of pairs) |\n|---|---|---|---|")
     results = []
     for size in options.batch:

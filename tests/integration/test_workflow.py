@@ -211,7 +211,9 @@ def test_truncated_data_stops_the_store_and_leaves_nothing(checkout):
     store = checkout / "results/other/mini/data/ani1x_mini/store.h5"
     try:
         data.write_bytes(content[: len(content) // 2])
-        done = snakemake(checkout, "results/other/mini/data/ani1x_mini/store.h5", config=["results=results/other"], check=False)
+        done = snakemake(
+            checkout, "results/other/mini/data/ani1x_mini/store.h5", config=["results=results/other"], check=False
+        )
     finally:
         data.write_bytes(content)
     one_line(done, "ani1x-mini.h5")

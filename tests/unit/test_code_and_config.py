@@ -32,7 +32,9 @@ def package(tmp_path, monkeypatch):
     root = tmp_path / "mlip_studies"
     root.mkdir()
     (root / "__init__.py").write_text("")
-    (root / "a.py").write_text('"""Doc."""\nfrom mlip_studies import b\n\ndef f(x):\n    """Doc."""\n    return b.g(x)\n')
+    (root / "a.py").write_text(
+        '"""Doc."""\nfrom mlip_studies import b\n\ndef f(x):\n    """Doc."""\n    return b.g(x)\n'
+    )
     (root / "b.py").write_text("def g(x):\n    return x + 1\n")
     (root / "c.py").write_text("VALUE = 3\n")
     codehash._parsed.cache_clear()
@@ -47,7 +49,9 @@ def rehash(root, *names):
 
 def test_hash_ignores_comments_docstrings_and_layout(package):
     before = rehash(package, "mlip_studies.a")
-    (package / "a.py").write_text('"""Other."""\nfrom mlip_studies import b\n\n\ndef f(x):\n    # why\n    return b.g(\n        x\n    )\n')
+    (package / "a.py").write_text(
+        '"""Other."""\nfrom mlip_studies import b\n\n\ndef f(x):\n    # why\n    return b.g(\n        x\n    )\n'
+    )
     assert rehash(package, "mlip_studies.a") == before
 
 
@@ -254,7 +258,7 @@ def test_costs_and_front_page(tmp_path):
     (benchmarks / "train" / "a.jsonl").write_text(json.dumps(line) + "\n")
     (benchmarks / "train" / "b.jsonl").write_text(json.dumps({**line, "s": 30.0, "max_rss": "NA"}) + "\n")
     (benchmarks / "store.jsonl").write_text(json.dumps({**line, "max_rss": 500.0}) + "\n")
-    (tmp_path / "run.json").write_text(json.dumps({"device": "cuda", "wall_seconds": 3600.0}))
+    write_text(tmp_path / "run.json", json.dumps({"device": "cuda", "wall_seconds": 3600.0}))
     rows = summarise_costs(benchmarks, tmp_path)
     by_rule = {row["rule"]: row for row in rows}
     assert by_rule["train"]["jobs"] == 2

@@ -135,9 +135,7 @@ def test_forces_agree_with_energy_differences(shipped):
     """The energy difference of two frames is the work of their mean force, which fixes sign and unit."""
     group = shipped["H2O1"]
     positions, energy, forces = (group[k].astype(float) for k in ("coordinates", "wb97x_dz.energy", "wb97x_dz.forces"))
-    direct = -0.5 * (
-        (forces[0:60:2] + forces[1:60:2]) * (positions[1:60:2] - positions[0:60:2])
-    ).sum((1, 2))
+    direct = -0.5 * ((forces[0:60:2] + forces[1:60:2]) * (positions[1:60:2] - positions[0:60:2])).sum((1, 2))
     difference = energy[1:60:2] - energy[0:60:2]
     assert np.corrcoef(direct, difference)[0, 1] > 0.9
     assert np.polyfit(direct, difference, 1)[0] == pytest.approx(1.0, abs=0.2)
@@ -177,9 +175,7 @@ def test_more_dft_rows_are_rebuilt(shipped, index, molecule, sample):
 
 def rebuild_cc(shipped, index, molecule, sample):
     numbers, stored = stored_row(shipped, index, molecule, sample)
-    result = run_composite_cc(
-        numbers, stored["coordinates"].astype(np.float64), CC_LEVELS["ccsd(t)/cbs canonical"]
-    )
+    result = run_composite_cc(numbers, stored["coordinates"].astype(np.float64), CC_LEVELS["ccsd(t)/cbs canonical"])
     assert result.converged
     for key in CC_KEYS:
         assert result.components[key] == pytest.approx(float(stored[key]), abs=1e-7), key

@@ -337,5 +337,7 @@ def test_fourier_features_follow_the_equations():
 
 def test_package_has_no_snakemake_import():
     root = Path(__file__).parents[2] / "workflow" / "src" / "mlip_studies"
-    offenders = [p for p in root.rglob("*.py") if "import snakemake" in p.read_text() or "from snakemake" in p.read_text()]
+    offenders = [
+        p for p in root.rglob("*.py") if "import snakemake" in p.read_text() or "from snakemake" in p.read_text()
+    ]
     assert offenders == []

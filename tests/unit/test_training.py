@@ -202,7 +202,7 @@ def test_second_writer_stops(tmp_path):
 
         lease = {"host": socket.gethostname(), "pid": other.pid, "job": "17", "heartbeat": time.time()}
         (folder / "lease.json").write_text(json.dumps(lease))
-        with pytest.raises(InputError, match="job 17 .* is writing here"), JobState(tmp_path, content):
+        with pytest.raises(InputError, match=r"job 17 .* is writing here"), JobState(tmp_path, content):
             pass
     finally:
         other.kill()
@@ -275,9 +275,7 @@ def test_changed_input_is_noticed(tmp_path):
 
 def test_plateau_lowers_the_rate_and_ends_training(tmp_path):
     inputs = make_inputs(tmp_path)
-    spec = make_spec(
-        max_steps=None, learning_rate=1e-3, min_learning_rate=2e-4, plateau_patience=0, max_epochs=2000
-    )
+    spec = make_spec(max_steps=None, learning_rate=1e-3, min_learning_rate=2e-4, plateau_patience=0, max_epochs=2000)
     outputs = outputs_in(tmp_path / "out")
     run(RunSpec.from_dict(spec), inputs, outputs, tmp_path / "state", "cpu")
     rates = [float(row["learning_rate"]) for row in read(outputs.history)]

@@ -10,7 +10,9 @@ from mlip_studies.errors import InputError
 
 # Jobs import the package from this checkout, also where it is not installed (a compute node, a bare clone).
 os.environ["PYTHONPATH"] = os.pathsep.join(
-    part for part in (str(ROOT / "workflow" / "src"), os.environ.get("PYTHONPATH")) if part
+    part
+    for part in (str(ROOT / "workflow" / "src"), os.environ.get("PYTHONPATH"))
+    if part
 )
 
 try:
@@ -19,7 +21,6 @@ try:
     )
 except InputError as error:
     raise WorkflowError(str(error)) from None
-
 
 
 def check_writable(folder):
@@ -95,15 +96,15 @@ def wrong_scale(wildcards):
 
 # A target of the other scale stops with one line instead of "no rule to produce".
 rule other_scale:
-    localrule: True
-    output:
-        f"{PROJECT.settings['results']}/{OTHER_SCALE}/{{rest}}",
-    wildcard_constraints:
-        rest=r".+",
     input:
         wrong_scale,
+    output:
+        f"{PROJECT.settings['results']}/{OTHER_SCALE}/{{rest}}",
     log:
         f"{LOGS}/other_scale/{{rest}}.log",
+    wildcard_constraints:
+        rest=r".+",
+    localrule: True
     conda:
         "../../envs/core.yaml"
     shell:

@@ -38,30 +38,29 @@ ENABLED_DATASETS = sorted(
 
 
 rule fetch:
-    localrule: True
     output:
         protected(f"{OUT}/data/raw/{{file}}"),
-    wildcard_constraints:
-        file="|".join(re.escape(name) for name in DOWNLOADS),
-    params:
-        file=lambda wildcards: DOWNLOADS[wildcards.file],
-        mirror=PROJECT.settings.get("mirror"),
     log:
         f"{LOGS}/fetch/{{file}}.log",
     benchmark:
         f"{BENCHMARKS}/fetch/{{file}}.jsonl"
+    wildcard_constraints:
+        file="|".join(re.escape(name) for name in DOWNLOADS),
     retries: 2
+    localrule: True
+    conda:
+        "../../envs/core.yaml"
     resources:
         mem_mb=500,
         runtime=720,
-    conda:
-        "../../envs/core.yaml"
+    params:
+        file=lambda wildcards: DOWNLOADS[wildcards.file],
+        mirror=PROJECT.settings.get("mirror"),
     script:
         "../scripts/fetch.py"
 
 
 rule fetch_all:
-    localrule: True
     input:
         sorted(
             {
@@ -71,6 +70,7 @@ rule fetch_all:
                 if not entry["file"].get("path")
             }
         ),
+    localrule: True
 
 
 rule store:
@@ -79,6 +79,15 @@ rule store:
     output:
         store=f"{OUT}/data/{{dataset}}/store.h5",
         funnel=f"{OUT}/data/{{dataset}}/funnel.csv",
+    log:
+        f"{LOGS}/store/{{dataset}}.log",
+    benchmark:
+        f"{BENCHMARKS}/store/{{dataset}}.jsonl"
+    conda:
+        "../../envs/core.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(240),
     params:
         dataset=lambda wildcards: resolve_dataset(
             PROJECT.datasets, wildcards.dataset, SCALE
@@ -93,15 +102,6 @@ rule store:
             ),
         ),
         code_folder=f"{STATE}/code",
-    log:
-        f"{LOGS}/store/{{dataset}}.log",
-    benchmark:
-        f"{BENCHMARKS}/store/{{dataset}}.jsonl"
-    resources:
-        mem_mb=growing(2000),
-        runtime=growing(240),
-    conda:
-        "../../envs/core.yaml"
     script:
         "../scripts/store.py"
 
@@ -130,19 +130,19 @@ rule multi_fidelity_split:
     output:
         split=f"{OUT}/{{study}}/{{experiment}}/split.npz",
         report=f"{OUT}/{{study}}/{{experiment}}/split.json",
-    params:
-        split=split_params,
-        code=code("mlip_studies.data.splits"),
-        code_folder=f"{STATE}/code",
     log:
         f"{LOGS}/multi_fidelity_split/{{study}}/{{experiment}}.log",
     benchmark:
         f"{BENCHMARKS}/multi_fidelity_split/{{study}}-{{experiment}}.jsonl"
+    conda:
+        "../../envs/core.yaml"
     resources:
         mem_mb=growing(8000 if SCALE == "full" else 1000),
         runtime=growing(60),
-    conda:
-        "../../envs/core.yaml"
+    params:
+        split=split_params,
+        code=code("mlip_studies.data.splits"),
+        code_folder=f"{STATE}/code",
     script:
         "../scripts/split.py"
 
@@ -153,6 +153,15 @@ rule self_energies:
         split=f"{OUT}/{{study}}/{{experiment}}/split.npz",
     output:
         f"{OUT}/{{study}}/{{experiment}}/self_energies_{{rows}}.json",
+    log:
+        f"{LOGS}/self_energies/{{study}}/{{experiment}}-{{rows}}.log",
+    benchmark:
+        f"{BENCHMARKS}/self_energies/{{study}}-{{experiment}}-{{rows}}.jsonl"
+    conda:
+        "../../envs/core.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(60),
     params:
         dataset=lambda wildcards: lookup_experiment(
             wildcards.study, wildcards.experiment
@@ -160,19 +169,10 @@ rule self_energies:
         low=lambda wildcards: lookup_experiment(wildcards.study, wildcards.experiment)[
             "low"
         ],
-        high=lambda wildcards: lookup_experiment(wildcards.study, wildcards.experiment)[
-            "high"
-        ],
+        high=lambda wildcards: lookup_experiment(
+            wildcards.study, wildcards.experiment
+        )["high"],
         code=code("mlip_studies.data.self_energies"),
         code_folder=f"{STATE}/code",
-    log:
-        f"{LOGS}/self_energies/{{study}}/{{experiment}}-{{rows}}.log",
-    benchmark:
-        f"{BENCHMARKS}/self_energies/{{study}}-{{experiment}}-{{rows}}.jsonl"
-    resources:
-        mem_mb=growing(2000),
-        runtime=growing(60),
-    conda:
-        "../../envs/core.yaml"
     script:
         "../scripts/self_energies.py"

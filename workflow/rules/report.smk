@@ -20,25 +20,24 @@ def commit():
 
 
 rule provenance:
-    localrule: True
     output:
         f"{OUT}/provenance.json",
-    params:
-        commit=commit(),
-        accepted="workflow/accepted-code.json",
-        code=code("mlip_studies.provenance"),
     log:
         f"{LOGS}/provenance.log",
     benchmark:
         f"{BENCHMARKS}/provenance.jsonl"
+    localrule: True
     conda:
         "../../envs/core.yaml"
+    params:
+        commit=commit(),
+        accepted="workflow/accepted-code.json",
+        code=code("mlip_studies.provenance"),
     script:
         "../scripts/provenance.py"
 
 
 rule costs:
-    localrule: True
     input:
         VERDICTS,
     output:
@@ -49,16 +48,17 @@ rule costs:
             labels={"name": "costs", "in the thesis": "beyond the thesis"},
         ),
         csv=f"{OUT}/costs.csv",
-    params:
-        benchmarks=BENCHMARKS,
-        results=OUT,
-        code=code("mlip_studies.provenance"),
     log:
         f"{LOGS}/costs.log",
     benchmark:
         f"{BENCHMARKS}/costs.jsonl"
+    localrule: True
     conda:
         "../../envs/core.yaml"
+    params:
+        benchmarks=BENCHMARKS,
+        results=OUT,
+        code=code("mlip_studies.provenance"),
     script:
         "../scripts/costs.py"
 

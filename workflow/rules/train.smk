@@ -44,6 +44,17 @@ rule train:
         history=f"{OUT}/{{study}}/runs/{{experiment}}/{{variant}}/{{mix}}/seed{{seed}}/history.csv",
         predictions=f"{OUT}/{{study}}/runs/{{experiment}}/{{variant}}/{{mix}}/seed{{seed}}/predictions.csv",
         run=f"{OUT}/{{study}}/runs/{{experiment}}/{{variant}}/{{mix}}/seed{{seed}}/run.json",
+    log:
+        f"{LOGS}/train/{{study}}/{{experiment}}/{{variant}}/{{mix}}-seed{{seed}}.log",
+    benchmark:
+        f"{BENCHMARKS}/train/{{study}}-{{experiment}}-{{variant}}-{{mix}}-seed{{seed}}.jsonl"
+    conda:
+        "../../envs/core.yaml"
+    threads: 1 if SCALE == "mini" else 4
+    resources:
+        gpu=1,
+        mem_mb=growing(16000 if SCALE == "full" else 2000),
+        runtime=growing(1440 if SCALE == "full" else 20),
     params:
         spec=run_spec,
         device=PROJECT.settings["device"],
@@ -58,16 +69,5 @@ rule train:
             ),
         ),
         code_folder=f"{STATE}/code",
-    log:
-        f"{LOGS}/train/{{study}}/{{experiment}}/{{variant}}/{{mix}}-seed{{seed}}.log",
-    benchmark:
-        f"{BENCHMARKS}/train/{{study}}-{{experiment}}-{{variant}}-{{mix}}-seed{{seed}}.jsonl"
-    threads: 1 if SCALE == "mini" else 4
-    resources:
-        gpu=1,
-        mem_mb=growing(16000 if SCALE == "full" else 2000),
-        runtime=growing(1440 if SCALE == "full" else 20),
-    conda:
-        "../../envs/core.yaml"
     script:
         "../scripts/train.py"

@@ -21,7 +21,5 @@ with job(snakemake.log[0], snakemake.params.code, snakemake.params.code_folder):
         n_train_low=wanted["train_low"],
     )
     with Store(snakemake.input[0]) as store:
-        split = multi_fidelity_split(
-            store, wanted["low"], wanted["high"], sizes, wanted["seed"], wanted["selection"]
-        )
+        split = multi_fidelity_split(store, wanted["low"], wanted["high"], sizes, wanted["seed"], wanted["selection"])
     write_split(split, Path(snakemake.output.split), Path(snakemake.output.report))

@@ -43,7 +43,10 @@ def product_inputs(entry):
     experiments = sorted({experiment for experiment, _ in entry["inputs"]} or {"ani"})
     for experiment in experiments:
         files.append(f"{KRCELIC_OUT}/{experiment}/split.json")
-        files += [f"{KRCELIC_OUT}/{experiment}/self_energies_{rows}.json" for rows in ("train", "all")]
+        files += [
+            f"{KRCELIC_OUT}/{experiment}/self_energies_{rows}.json"
+            for rows in ("train", "all")
+        ]
     return files
 
 
@@ -55,21 +58,21 @@ def figure_number(name):
 
 
 rule krcelic_collect:
-    localrule: True
     input:
         runs=run_files,
     output:
         runs=f"{KRCELIC_OUT}/tables/{{experiment}}/{{variant}}/runs.csv",
         histories=f"{KRCELIC_OUT}/tables/{{experiment}}/{{variant}}/histories.csv",
         predictions=f"{KRCELIC_OUT}/tables/{{experiment}}/{{variant}}/predictions.csv",
-    params:
-        code=code("mlip_studies.studies.collect"),
     log:
         f"{LOGS}/krcelic_collect/{{experiment}}-{{variant}}.log",
     benchmark:
         f"{BENCHMARKS}/krcelic_collect/{{experiment}}-{{variant}}.jsonl"
+    localrule: True
     conda:
         "../../../envs/core.yaml"
+    params:
+        code=code("mlip_studies.studies.collect"),
     script:
         "../../scripts/collect.py"
 
@@ -111,7 +114,6 @@ for kind, suffix, others in (
         rule:
             name:
                 alias_name
-            localrule: True
             input:
                 data=product_inputs(entry),
                 claims="config/claims/krcelic.yaml",
@@ -124,18 +126,19 @@ for kind, suffix, others in (
                     labels={"name": name, "in the thesis": figure_number(name)},
                 ),
                 [f"{KRCELIC_OUT}/{kind}/{name}.{other}" for other in others],
+            log:
+                f"{LOGS}/{alias_name}.log",
+            benchmark:
+                f"{BENCHMARKS}/draw/{alias_name}.jsonl"
+            localrule: True
+            conda:
+                "../../../envs/core.yaml"
             params:
                 kind=kind,
                 product=name,
                 scale=SCALE,
                 asked=asked_rows(),
                 code=code("mlip_studies.studies.krcelic"),
-            log:
-                f"{LOGS}/{alias_name}.log",
-            benchmark:
-                f"{BENCHMARKS}/draw/{alias_name}.jsonl"
-            conda:
-                "../../../envs/core.yaml"
             script:
                 "../../scripts/krcelic_product.py"
 
@@ -153,7 +156,6 @@ for verdicts, pairs in (("verdicts", DEMO_PAIRS), ("verdicts-all", ALL_PAIRS)):
     rule:
         name:
             f"krcelic_{verdicts.replace('-', '_')}"
-        localrule: True
         input:
             claims="config/claims/krcelic.yaml",
             tables=product_inputs({"inputs": pairs}),
@@ -166,6 +168,13 @@ for verdicts, pairs in (("verdicts", DEMO_PAIRS), ("verdicts-all", ALL_PAIRS)):
             ),
             csv=f"{KRCELIC_OUT}/{verdicts}.csv",
             json=f"{KRCELIC_OUT}/{verdicts}.json",
+        log:
+            f"{LOGS}/krcelic_{verdicts}.log",
+        benchmark:
+            f"{BENCHMARKS}/verdicts/krcelic-{verdicts}.jsonl"
+        localrule: True
+        conda:
+            "../../../envs/core.yaml"
         params:
             scale=SCALE,
             code=code(
@@ -173,12 +182,6 @@ for verdicts, pairs in (("verdicts", DEMO_PAIRS), ("verdicts-all", ALL_PAIRS)):
                 "mlip_studies.claims.table",
                 "mlip_studies.claims.krcelic",
             ),
-        log:
-            f"{LOGS}/krcelic_{verdicts}.log",
-        benchmark:
-            f"{BENCHMARKS}/verdicts/krcelic-{verdicts}.jsonl"
-        conda:
-            "../../../envs/core.yaml"
         script:
             "../../scripts/verdicts.py"
 
@@ -193,18 +196,18 @@ def krcelic_products(wanted):
 
 
 rule krcelic_demo:
-    localrule: True
     input:
         krcelic_products(lambda entry: entry["demo"]),
         f"{KRCELIC_OUT}/verdicts.html",
+    localrule: True
 
 
 rule krcelic:
-    localrule: True
     input:
         krcelic_products(lambda entry: True),
         f"{KRCELIC_OUT}/verdicts.html",
         f"{KRCELIC_OUT}/verdicts-all.html",
+    localrule: True
 
 
 STUDY_TARGETS += rules.krcelic.input

@@ -1,0 +1,1 @@
+"""Published studies of machine-learned interatomic potentials, reproduced; units are eV, Å, fs and K."""

@@ -80,6 +80,8 @@ def summarise_costs(benchmarks: Path, results: Path) -> list[dict[str, Any]]:
         rules.setdefault(name, []).extend(json.loads(line) for line in path.read_text().splitlines() if line.strip())
     gpu_seconds = 0.0
     for path in results.rglob("run.json"):
+        if ".sha256" in path.parts:
+            continue
         content = json.loads(path.read_text())
         if content.get("device") == "cuda":
             gpu_seconds += content["wall_seconds"]
@@ -153,7 +155,7 @@ def front_page(results: str, scale: str, studies: dict[str, dict[str, str]]) -> 
         "",
     ]
     for name, study in studies.items():
-        parts += _heading(study["title"]) + [study["citation"], ""]
+        parts += [*_heading(study["title"]), study["citation"], ""]
         path = next((p for p in (root / name / "verdicts-all.csv", root / name / "verdicts.csv") if p.exists()), None)
         if path is not None:
             parts += _verdict_table(path)
@@ -165,8 +167,8 @@ def front_page(results: str, scale: str, studies: dict[str, dict[str, str]]) -> 
         hardware = content["hardware"]
         parts += _heading("Provenance")
         parts += [
-            f"Commit {content['commit']}, made {content['made']} on {hardware['cores']} cores ({hardware['processor']}), "
-            f"{hardware['memory_gib']} GiB, {hardware['system']}.",
+            f"Commit {content['commit']}, made {content['made']} on {hardware['cores']} cores "
+            f"({hardware['processor']}), {hardware['memory_gib']} GiB, {hardware['system']}.",
             "",
             "Versions: " + ", ".join(f"{name} {value}" for name, value in content["versions"].items()) + ".",
             "",

@@ -14,8 +14,8 @@ import numpy as np
 
 from mlip_studies import elements as periodic
 from mlip_studies.artifacts import PathLike, atomic_path, sha256_of
-from mlip_studies.data.download import content_problem
 from mlip_studies.data.catalog import resolve_dataset
+from mlip_studies.data.download import content_problem
 from mlip_studies.data.geometry import TOLERANCE_ANGSTROM, GeometryIndex
 from mlip_studies.data.readers import get_reader
 from mlip_studies.data.store import Block, StoreWriter

@@ -128,7 +128,9 @@ def sample_geometries(recipe: Recipe, minimum: dict) -> tuple[np.ndarray, np.nda
     return geometries, temperatures
 
 
-def label_row(recipe: Recipe, numbers: np.ndarray, geometry: np.ndarray, kind: str, density=None) -> tuple[dict, object]:
+def label_row(
+    recipe: Recipe, numbers: np.ndarray, geometry: np.ndarray, kind: str, density=None
+) -> tuple[dict, object]:
     """Label one geometry; returns the JSON-ready row and the density matrix for the next guess."""
     if kind == "dft":
         result, density = run_dft(numbers, geometry.astype(np.float64), DFT_LEVELS[recipe.dft_level], density)
@@ -210,10 +212,10 @@ def formula(atomic_numbers: np.ndarray) -> str:
 def assemble(recipe: Recipe, minima: Path, shards: list[Path], output: Path, rows_csv: Path) -> None:
     """Write all converged rows in the layout and under the key names of ani1x-release.h5.
 
-    One group per formula with ``atomic_numbers`` (N,), ``coordinates`` (M, N, 3) in Å, energies in hartree and forces in
-    hartree/Å; NaN where a row has no coupled-cluster label. ``rows_csv`` lists every row with its molecule, temperature,
-    convergence and cost; rows whose DFT did not converge are left out of the data file, rows whose coupled cluster did
-    not converge keep NaN.
+    One group per formula with ``atomic_numbers`` (N,), ``coordinates`` (M, N, 3) in Å, energies in hartree and forces
+    in hartree/Å; NaN where a row has no coupled-cluster label. ``rows_csv`` lists every row with its molecule,
+    temperature, convergence and cost; rows whose DFT did not converge are left out of the data file, rows whose coupled
+    cluster did not converge keep NaN.
 
     Raises:
         InputError: a shard is missing rows.

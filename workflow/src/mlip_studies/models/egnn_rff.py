@@ -3,8 +3,8 @@
 The multi-fidelity thesis (F. Krčelić, University of Zagreb) describes one network in its text (sections 2.5-2.7) and
 trains another one in its published scripts. Both are here:
 
-* :class:`EGNNAsCoded`: no coordinate update, Fourier features without the factor 2π, sum of the atoms' features first and
-  a perceptron afterwards (so the energy of two far molecules is not the sum of their energies).
+* :class:`EGNNAsCoded`: no coordinate update, Fourier features without the factor 2π, sum of the atoms' features first
+  and a perceptron afterwards (so the energy of two far molecules is not the sum of their energies).
 * :class:`EGNNAsDescribed`: eq. 2.24-2.28 of the text, with coordinate update and a sum of atomic energies.
 
 Sources: V. G. Satorras, E. Hoogeboom, M. Welling, ICML 2021 (EGNN); M. Tancik et al., NeurIPS 2020 (Fourier features).
@@ -78,8 +78,8 @@ class RandomFourierFeatures(nn.Module):
 class PairLinear(nn.Module):
     """A linear layer on the concatenation [h_i, h_j, e_ij], without forming it.
 
-    W [h_i, h_j, e_ij] = W_i h_i + W_j h_j + W_e e_ij: the first two products are taken once per atom instead of once per
-    pair of atoms, which is most of the arithmetic of a message layer.
+    W [h_i, h_j, e_ij] = W_i h_i + W_j h_j + W_e e_ij: the first two products are taken once per atom instead of once
+    per pair of atoms, which is most of the arithmetic of this layer.
     """
 
     def __init__(self, node_dim: int, edge_dim: int, out_dim: int) -> None:
@@ -144,8 +144,8 @@ class EGNNAsCoded(AtomisticModel):
             n_layers: number of message layers.
             rff_dim: number of Fourier features.
             frequency_std: standard deviation of the frequencies, rad/Å.
-            cutoff: Å. The scripts ask for 5 Å per atom in a neighbour list that adds both atoms' radii and a skin, which
-                gives 10.6 Å; there is no cutoff function.
+            cutoff: Å. The scripts ask for 5 Å per atom in a neighbour list that adds both atoms' radii and a skin,
+                which gives 10.6 Å; there is no cutoff function.
         """
         super().__init__()
         self.elements = ELEMENTS

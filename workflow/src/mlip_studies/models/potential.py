@@ -1,7 +1,7 @@
 """A trained model with its frozen per-element shifts, and its one-file form.
 
-The file is safetensors: weights and shifts as tensors, everything else (model name, options, units, provenance) as JSON in
-its header. Loading executes nothing from the file.
+The file is safetensors: weights and shifts as tensors, everything else (model name, options, units, provenance) as JSON
+in its header. Loading executes nothing from the file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ class Potential(nn.Module):
 
     shifts: Tensor
 
-    def __init__(self, model: AtomisticModel, name: str, options: dict[str, Any], shifts: dict[str, list[float]]) -> None:
+    def __init__(
+        self, model: AtomisticModel, name: str, options: dict[str, Any], shifts: dict[str, list[float]]
+    ) -> None:
         """Wrap a model.
 
         Args:
@@ -92,7 +94,9 @@ def load_potential(path: PathLike, device: torch.device | str = "cpu") -> tuple[
         raise InputError(f"{path}: not a readable safetensors file ({error}); train the model again") from error
     header = json.loads(metadata.get("mlip_studies", "{}"))
     if header.get("format") != FORMAT:
-        raise InputError(f"{path}: format {header.get('format')!r} where {FORMAT!r} was expected; train the model again")
+        raise InputError(
+            f"{path}: format {header.get('format')!r} where {FORMAT!r} was expected; train the model again"
+        )
     model = build_model(header["model"], header["options"])
     zero = [0.0] * len(model.elements)
     potential = Potential(model, header["model"], header["options"], {"high": zero, "low": zero})

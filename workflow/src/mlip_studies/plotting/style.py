@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -71,7 +72,9 @@ def panel_letters(axes: Iterable[Axes]) -> None:
 
 
 def footer(figure: Figure, text: str) -> None:
-    """State scale and n in small grey print below the figure."""
+    """State scale and n in small grey print below the figure, wrapped to its width."""
+    width = int(14.5 * figure.get_figwidth())
+    text = "\n".join(part for line in text.splitlines() for part in textwrap.wrap(line, width))
     figure.supxlabel(text, fontsize=9, color=GREY, x=0.01, ha="left")
 
 

@@ -14,7 +14,17 @@ import torch
 
 from mlip_studies.errors import InputError
 
-REPORTED_PACKAGES = ("torch", "torch-scatter", "lightning-fabric", "e3nn", "numpy", "scipy", "h5py", "pyscf", "snakemake")
+REPORTED_PACKAGES = (
+    "torch",
+    "torch-scatter",
+    "lightning-fabric",
+    "e3nn",
+    "numpy",
+    "scipy",
+    "h5py",
+    "pyscf",
+    "snakemake",
+)
 
 
 def choose_device(name: str) -> torch.device:
@@ -45,6 +55,21 @@ def choose_device(name: str) -> torch.device:
             flush=True,
         )
     return torch.device("cpu")
+
+
+def launch_fabric(device: torch.device) -> Any:
+    """A launched ``lightning_fabric.Fabric`` for one process on one device.
+
+    The plain environment is named, because Fabric would otherwise read a batch job's SLURM_* variables as a request for
+    several tasks.
+    """
+    from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments import LightningEnvironment
+
+    accelerator = "gpu" if device.type == "cuda" else "cpu"
+    fabric = Fabric(accelerator=accelerator, devices=1, plugins=[LightningEnvironment()])
+    fabric.launch()
+    return fabric
 
 
 def processor_name() -> str:

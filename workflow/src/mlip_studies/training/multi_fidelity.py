@@ -22,7 +22,7 @@ from mlip_studies.models.base import AtomisticModel
 from mlip_studies.models.potential import Potential
 from mlip_studies.models.registry import build_model
 from mlip_studies.training.config import TrainingConfig
-from mlip_studies.training.device import choose_device, environment
+from mlip_studies.training.device import choose_device, environment, launch_fabric
 from mlip_studies.training.loop import TrainingResult, predict, train_stage
 from mlip_studies.training.progress import progress_reporter
 from mlip_studies.training.state import JobState, load_checkpoint, save_checkpoint
@@ -207,13 +207,10 @@ def run(
     Raises:
         InputError: missing or damaged inputs, or more rows asked than exist.
     """
-    from lightning_fabric import Fabric
-
     started = time.perf_counter()
     torch.set_num_threads(threads)
     device = choose_device(device_name)
-    fabric = Fabric(accelerator="gpu" if device.type == "cuda" else "cpu", devices=1)
-    fabric.launch()
+    fabric = launch_fabric(device)
     for path in (inputs.store, inputs.split, inputs.self_energies):
         require(path)
     with np.load(inputs.split) as content:
@@ -261,9 +258,7 @@ def run(
             result = _finished_stage(state, index, model)
             if result is None:
                 reporter = progress_reporter(f"{spec.mix_name} seed {spec.seed}", config)
-                result = train_stage(
-                    fabric, model, data(a, b), data(c, d), config, spec.seed, index, state, reporter
-                )
+                result = train_stage(fabric, model, data(a, b), data(c, d), config, spec.seed, index, state, reporter)
                 _finish_stage(state, index, model, result)
             results.append(result)
         test_data = data(none, test)
@@ -276,7 +271,9 @@ def run(
         _write_history(outputs.history, results)
         _write_predictions(outputs.predictions, test, rows.n_atoms, groups, target, predicted)
         potential = Potential(model, spec.model, spec.options, shifts.for_model(model))
-        potential.save(outputs.model, {"run": asdict(spec), "inputs": {k: v for k, v in content.items() if k != "spec"}})
+        potential.save(
+            outputs.model, {"run": asdict(spec), "inputs": {k: v for k, v in content.items() if k != "spec"}}
+        )
         summary = _summary(spec, results, n_parameters, device, len(test))
         summary["environment"] = environment(device)
         summary["code"] = code
