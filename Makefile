@@ -75,7 +75,7 @@ report: env ## report.html from the results that are there
 	echo "[report] $$((SECONDS - start)) s; open $(abspath report.html)"
 
 test: env ## unit tests and a tiny end-to-end slice of every study
-	@python -m pytest -p tests.reference_summary -m "not slow and not slurm" -n $(PYTEST_WORKERS) --durations=10 $(PYTEST_ARGS)
+	@python -m pytest -p tests.reference_summary -m "not slow and not slurm" -n $(PYTEST_WORKERS) --dist loadfile --durations=10 $(PYTEST_ARGS)
 
 test-slow: env ## the long tests
 	@python -m pytest -p tests.reference_summary -m "slow and not slurm" --durations=20 --timeout 3600 $(PYTEST_ARGS)

@@ -1,19 +1,22 @@
 # Configuration, paths and the parameters that all rules share.
 import os
 import re
+import subprocess
+
+import yaml
 
 from snakemake.exceptions import WorkflowError
 
 from mlip_studies.codehash import code_hash
-from mlip_studies.config import load_project
+from mlip_studies.config import load_project, load_study
+from mlip_studies.data.catalog import resolve_dataset
 from mlip_studies.errors import InputError
+from mlip_studies.jobs import add_to_python_path
+from mlip_studies.models.catalog import model_module
+from mlip_studies.provenance import front_page
 
 # Jobs import the package from this checkout, also where it is not installed (a compute node, a bare clone).
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    part
-    for part in (str(ROOT / "workflow" / "src"), os.environ.get("PYTHONPATH"))
-    if part
-)
+add_to_python_path(ROOT / "workflow" / "src")
 
 try:
     PROJECT = load_project(
@@ -94,18 +97,123 @@ def wrong_scale(wildcards):
     )
 
 
-# A target of the other scale stops with one line instead of "no rule to produce".
-rule other_scale:
-    input:
-        wrong_scale,
-    output:
-        f"{PROJECT.settings['results']}/{OTHER_SCALE}/{{rest}}",
-    log:
-        f"{LOGS}/other_scale/{{rest}}.log",
-    wildcard_constraints:
-        rest=r".+",
-    localrule: True
-    conda:
-        "../../envs/core.yaml"
-    shell:
-        "exit 1"
+# ---- data ----
+
+
+def source_entries(name):
+    """The files of a data set, each with the entry that describes it."""
+    try:
+        return resolve_dataset(PROJECT.datasets, name, SCALE)["source_entries"]
+    except InputError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def path_of(file):
+    """Where a file lies: shipped with the project, or downloaded."""
+    return file.get("path") or f"{OUT}/data/raw/{file['name']}"
+
+
+def source_files(wildcards):
+    return [path_of(entry["file"]) for entry in source_entries(wildcards.dataset)]
+
+
+DOWNLOADS = {
+    file["name"]: file
+    for entry in PROJECT.datasets.values()
+    for file in entry.get("files", [])
+    if not file.get("path")
+}
+
+ENABLED_DATASETS = sorted(
+    {
+        experiment["dataset"]
+        for numbers in PROJECT.studies.values()
+        for experiment in numbers.get("experiments", {}).values()
+    }
+)
+
+
+def split_params(wildcards):
+    """Largest numbers that any mix uses: one split serves all of them."""
+    entry = lookup_experiment(wildcards.study, wildcards.experiment)
+    all_mixes = ALL_MIXES[wildcards.study][wildcards.experiment].values()
+    largest = {
+        key: max(mix[key] for mix in all_mixes)
+        for key in ("train_low", "train_high", "val_low", "val_high")
+    }
+    return {
+        **largest,
+        "n_test": entry["split"]["n_test"],
+        "seed": entry["split"]["seed"],
+        "selection": entry["split"]["selection"],
+        "low": entry["low"],
+        "high": entry["high"],
+    }
+
+
+# ---- training ----
+
+
+def run_spec(wildcards):
+    """All numbers of one run, as plain values."""
+    numbers = study_numbers(wildcards.study)
+    experiment = lookup_experiment(wildcards.study, wildcards.experiment)
+    if wildcards.variant not in numbers["variants"]:
+        raise WorkflowError(
+            f"study {wildcards.study} has no variant {wildcards.variant}; it has {', '.join(numbers['variants'])}"
+        )
+    variant = numbers["variants"][wildcards.variant]
+    if wildcards.mix not in experiment["mixes"]:
+        raise WorkflowError(
+            f"experiment {wildcards.experiment} has no mix {wildcards.mix}; it has {', '.join(experiment['mixes'])}"
+        )
+    return {
+        "experiment": wildcards.experiment,
+        "variant": wildcards.variant,
+        "mix_name": wildcards.mix,
+        "mix": experiment["mixes"][wildcards.mix],
+        "seed": int(wildcards.seed),
+        "low": experiment["low"],
+        "high": experiment["high"],
+        "model": variant["model"],
+        "options": variant["options"],
+        "strategy": variant["strategy"],
+        "training": {**numbers["training"], **variant.get("training", {})},
+        "transfer": variant.get("transfer", {}),
+    }
+
+
+# ---- mini data ----
+
+MINI_RECIPE = "config/mini_data/ani.yaml"
+MINI_ANI = yaml.safe_load((ROOT / MINI_RECIPE).read_text())
+MINI_BUILD = f"{PROJECT.settings['results']}/mini_data/ani"
+
+
+def mini_shards():
+    """File names of all shards: molecule, fidelity and first row."""
+    size = MINI_ANI["shard_size"]
+    return [
+        f"{molecule['name']}_{kind}_{first:04d}"
+        for molecule in MINI_ANI["molecules"]
+        for kind in ("dft", "cc")
+        for first in range(0, molecule[f"n_{kind}"], size)
+    ]
+
+
+# ---- report ----
+
+
+def commit():
+    """Commit of the checkout, with a mark if tracked files differ from it."""
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return found.stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown (not a git checkout)"

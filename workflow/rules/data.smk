@@ -1,42 +1,6 @@
 # Data sets: download, canonical store, splits, per-element regression.
 
 
-from mlip_studies.data.catalog import resolve_dataset
-
-
-def source_entries(name):
-    """The files of a data set, each with the entry that describes it."""
-    try:
-        return resolve_dataset(PROJECT.datasets, name, SCALE)["source_entries"]
-    except InputError as error:
-        raise WorkflowError(str(error)) from None
-
-
-def path_of(file):
-    """Where a file lies: shipped with the project, or downloaded."""
-    return file.get("path") or f"{OUT}/data/raw/{file['name']}"
-
-
-def source_files(wildcards):
-    return [path_of(entry["file"]) for entry in source_entries(wildcards.dataset)]
-
-
-DOWNLOADS = {
-    file["name"]: file
-    for entry in PROJECT.datasets.values()
-    for file in entry.get("files", [])
-    if not file.get("path")
-}
-
-ENABLED_DATASETS = sorted(
-    {
-        experiment["dataset"]
-        for numbers in PROJECT.studies.values()
-        for experiment in numbers.get("experiments", {}).values()
-    }
-)
-
-
 rule fetch:
     output:
         protected(f"{OUT}/data/raw/{{file}}"),
@@ -104,24 +68,6 @@ rule store:
         code_folder=f"{STATE}/code",
     script:
         "../scripts/store.py"
-
-
-def split_params(wildcards):
-    """Largest numbers that any mix uses: one split serves all of them."""
-    entry = lookup_experiment(wildcards.study, wildcards.experiment)
-    all_mixes = ALL_MIXES[wildcards.study][wildcards.experiment].values()
-    largest = {
-        key: max(mix[key] for mix in all_mixes)
-        for key in ("train_low", "train_high", "val_low", "val_high")
-    }
-    return {
-        **largest,
-        "n_test": entry["split"]["n_test"],
-        "seed": entry["split"]["seed"],
-        "selection": entry["split"]["selection"],
-        "low": entry["low"],
-        "high": entry["high"],
-    }
 
 
 rule multi_fidelity_split:

@@ -1,21 +1,5 @@
 # Rebuilding the mini data set in resources/ani1x-mini from quantum chemistry: `snakemake mini_data` (hours). The shipped
 # minima are the starting point, so that every geometry comes out the same; `snakemake mini_ani_minima` makes them anew.
-import yaml
-
-MINI_RECIPE = "config/mini_data/ani.yaml"
-MINI_ANI = yaml.safe_load((ROOT / MINI_RECIPE).read_text())
-MINI_BUILD = f"{PROJECT.settings['results']}/mini_data/ani"
-
-
-def mini_shards():
-    """File names of all shards: molecule, fidelity and first row."""
-    size = MINI_ANI["shard_size"]
-    return [
-        f"{molecule['name']}_{kind}_{first:04d}"
-        for molecule in MINI_ANI["molecules"]
-        for kind in ("dft", "cc")
-        for first in range(0, molecule[f"n_{kind}"], size)
-    ]
 
 
 rule mini_ani_minimum:

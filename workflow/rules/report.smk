@@ -1,24 +1,4 @@
 # What every report ends with: costs and provenance; and its front page.
-import subprocess
-
-from mlip_studies.provenance import front_page
-
-
-def commit():
-    """Commit of the checkout, with a mark if tracked files differ from it."""
-    try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        return found.stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown (not a git checkout)"
-
-
 rule provenance:
     output:
         f"{OUT}/provenance.json",
@@ -57,7 +37,7 @@ rule costs:
         "../../envs/core.yaml"
     params:
         benchmarks=BENCHMARKS,
-        results=OUT,
+        results=lambda wildcards, output: str(Path(output.html).parent),
         code=code("mlip_studies.provenance"),
     script:
         "../scripts/costs.py"
@@ -69,3 +49,20 @@ REPORT_TARGETS = [f"{OUT}/costs.html", f"{OUT}/provenance.json"]
 config["front_page"] = front_page(
     OUT, SCALE, {name: PROJECT.titles[name] for name in PROJECT.studies}
 )
+
+
+# A target of the other scale stops with one line instead of "no rule to produce".
+rule other_scale:
+    input:
+        wrong_scale,
+    output:
+        f"{PROJECT.settings['results']}/{OTHER_SCALE}/{{rest}}",
+    log:
+        f"{LOGS}/other_scale/{{rest}}.log",
+    wildcard_constraints:
+        rest=r".+",
+    localrule: True
+    conda:
+        "../../envs/core.yaml"
+    shell:
+        "exit 1"

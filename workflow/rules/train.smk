@@ -1,34 +1,4 @@
 # Training runs: one job per (study, experiment, variant, mix, seed).
-from mlip_studies.models.catalog import model_module
-
-
-def run_spec(wildcards):
-    """All numbers of one run, as plain values."""
-    numbers = study_numbers(wildcards.study)
-    experiment = lookup_experiment(wildcards.study, wildcards.experiment)
-    if wildcards.variant not in numbers["variants"]:
-        raise WorkflowError(
-            f"study {wildcards.study} has no variant {wildcards.variant}; it has {', '.join(numbers['variants'])}"
-        )
-    variant = numbers["variants"][wildcards.variant]
-    if wildcards.mix not in experiment["mixes"]:
-        raise WorkflowError(
-            f"experiment {wildcards.experiment} has no mix {wildcards.mix}; it has {', '.join(experiment['mixes'])}"
-        )
-    return {
-        "experiment": wildcards.experiment,
-        "variant": wildcards.variant,
-        "mix_name": wildcards.mix,
-        "mix": experiment["mixes"][wildcards.mix],
-        "seed": int(wildcards.seed),
-        "low": experiment["low"],
-        "high": experiment["high"],
-        "model": variant["model"],
-        "options": variant["options"],
-        "strategy": variant["strategy"],
-        "training": {**numbers["training"], **variant.get("training", {})},
-        "transfer": variant.get("transfer", {}),
-    }
 
 
 rule train:

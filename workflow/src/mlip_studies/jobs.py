@@ -57,3 +57,10 @@ def job(log: str | os.PathLike[str] | None = None, code: str = "", code_folder: 
         temporary = folder / f".{entries}.{os.getpid()}"
         temporary.write_text(value)
         os.replace(temporary, folder / entries)
+
+
+def add_to_python_path(folder: str | os.PathLike[str]) -> None:
+    """Put a folder first on the module path of all processes started from here."""
+    present = os.environ.get("PYTHONPATH")
+    parts = [str(folder), *(present.split(os.pathsep) if present else [])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(parts))
