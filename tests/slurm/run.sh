@@ -179,9 +179,15 @@ say "starting a longer training, to be cancelled (log: long.log)"
 "${through_slurm[@]}" --configfile tests/slurm/config-long.yaml -- "$long_run" >long.log 2>&1 &
 background=$!
 cancelled=""
-for _ in $(seq 300); do
-  if [ -n "$(new_checkpoint)" ]; then
-    job=$(training_job)
+first_written=""
+for _ in $(seq 400); do
+  checkpoint=$(new_checkpoint)
+  if [ -n "$checkpoint" ]; then
+    # The first one may hold step 0: wait until it has been written again.
+    written=$(stat --format=%y "$checkpoint" 2>/dev/null || true)
+    first_written=${first_written:-$written}
+    job=""
+    if [ -n "$written" ] && [ "$written" != "$first_written" ]; then job=$(training_job); fi
     if [ -n "$job" ]; then
       scancel "$job" && cancelled=$job
       break
@@ -194,11 +200,11 @@ if [ -z "$cancelled" ]; then
   if [ -s "$long_run" ]; then
     fail "the training ended before it could be cancelled: it needs a larger budget in tests/slurm/config-long.yaml"
   else
-    fail "no checkpoint of a running training appeared within 300 s"
+    fail "no second checkpoint of a running training appeared within 400 s"
     show_end long.log 40
   fi
 else
-  say "cancelled job $cancelled after its checkpoint $(new_checkpoint)"
+  say "cancelled job $cancelled after its checkpoint $checkpoint"
   for _ in $(seq 600); do
     kill -0 "$background" 2>/dev/null || break
     sleep 1

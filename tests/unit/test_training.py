@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,10 +17,11 @@ from mlip_studies.artifacts import write_text
 from mlip_studies.data.store import StoreWriter
 from mlip_studies.errors import InputError
 from mlip_studies.models.potential import load_potential
+from mlip_studies.training import state as state_module
 from mlip_studies.training.config import TrainingConfig
 from mlip_studies.training.device import choose_device
 from mlip_studies.training.multi_fidelity import RunInputs, RunOutputs, RunSpec, run
-from mlip_studies.training.state import JobState, fingerprint
+from mlip_studies.training.state import JobState, fingerprint, load_checkpoint
 
 WATER = np.array([[0.0, 0.0, 0.12], [0.0, 0.76, -0.47], [0.0, -0.76, -0.47]])
 SELF_LOW = {1: -13.0, 8: -2040.0}
@@ -138,36 +140,41 @@ run(RunSpec.from_dict(json.loads((folder / "spec.json").read_text())),
 """
 
 
-@pytest.mark.parametrize("strategy", ["mix", "transfer"])
-def test_resume_after_kill_gives_the_same_result(tmp_path, strategy):
+def saved_position(state: Path) -> tuple[int, int]:
+    """Stage and step of the checkpoint, (-1, -1) if there is none yet."""
+    for path in state.glob("*/checkpoint.pt"):
+        checkpoint = load_checkpoint(path)
+        if checkpoint is not None:
+            return checkpoint["stage"], checkpoint["progress"]["step"]
+    return -1, -1
+
+
+@pytest.mark.parametrize(("strategy", "position"), [("mix", (0, 20)), ("transfer", (1, 10))])
+def test_resume_after_kill_gives_the_same_result(tmp_path, strategy, position):
     make_inputs(tmp_path)
-    (tmp_path / "spec.json").write_text(json.dumps(make_spec(strategy, max_steps=400)))
+    (tmp_path / "spec.json").write_text(json.dumps(make_spec(strategy, max_steps=160, checkpoint_seconds=0.01)))
 
     def command(out, state):
         return [sys.executable, "-c", DRIVER, str(tmp_path), str(tmp_path / out), str(tmp_path / state)]
 
-    subprocess.run(command("whole", "state_whole"), check=True, capture_output=True, timeout=120)
+    subprocess.run(command("whole", "state_whole"), check=True, capture_output=True, timeout=300)
     process = subprocess.Popen(command("killed", "state"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    # Kill as soon as the second stage (transfer) or the first (mix) has a checkpoint with steps in it.
-    marker = "stage0.pt" if strategy == "transfer" else "checkpoint.pt"
-    while not list((tmp_path / "state").glob(f"*/{marker}")):
+    deadline = time.monotonic() + 200
+    while saved_position(tmp_path / "state") < position:
         assert process.poll() is None
         assert time.monotonic() < deadline
-        time.sleep(0.01)
-    time.sleep(0.2)
+        time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "killed" / "run.json").exists()
-    second = subprocess.run(command("killed", "state"), check=True, capture_output=True, text=True, timeout=120)
+    second = subprocess.run(command("killed", "state"), check=True, capture_output=True, text=True, timeout=300)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert (whole / "predictions.csv").read_bytes() == (killed / "predictions.csv").read_bytes()
     columns = ("epoch", "step", "learning_rate", "train_rmse_ev", "val_rmse_ev")
     one, other = read(whole / "history.csv"), read(killed / "history.csv")
     assert [[row[c] for c in columns] for row in one] == [[row[c] for c in columns] for row in other]
-    if strategy == "mix":
-        assert "resuming stage 0 at step" in second.stdout
-        assert json.loads((killed / "run.json").read_text())["resumed_from_step"] > 0
+    assert f"resuming stage {position[0]} at step" in second.stdout
+    assert json.loads((killed / "run.json").read_text())["resumed_from_step"] >= position[1]
 
 
 def test_changed_configuration_starts_fresh_and_says_so(tmp_path, capsys):
@@ -212,17 +219,38 @@ def test_second_writer_stops(tmp_path):
     assert not (folder / "lease.json").exists()
 
 
-def test_old_heartbeat_of_another_host_gives_way(tmp_path):
+def test_lease_of_another_host(tmp_path, monkeypatch):
+    monkeypatch.setattr(state_module, "STALE_SECONDS", 0.5)
     content = {"a": 1}
     folder = tmp_path / fingerprint(content)
     folder.mkdir()
     lease = {"host": "elsewhere", "pid": 1, "job": "17", "heartbeat": time.time()}
     (folder / "lease.json").write_text(json.dumps(lease))
+    # Its job was killed: no new heartbeat comes, so the state is taken over once the last one is old.
+    started = time.time()
+    with JobState(tmp_path, content):
+        assert time.time() - started > 0.3
+    # Its job lives: a new heartbeat comes while we wait.
+    monkeypatch.setattr(state_module, "STALE_SECONDS", 20.0)
+    (folder / "lease.json").write_text(json.dumps({**lease, "heartbeat": time.time()}))
+
+    def renew():
+        time.sleep(0.3)
+        (folder / "lease.json").write_text(json.dumps({**lease, "heartbeat": time.time() + 1}))
+
+    thread = threading.Thread(target=renew)
+    thread.start()
     with pytest.raises(InputError, match="elsewhere"), JobState(tmp_path, content):
         pass
-    (folder / "lease.json").write_text(json.dumps({**lease, "heartbeat": time.time() - 10_000}))
-    with JobState(tmp_path, content):
-        pass
+    thread.join()
+
+
+def test_heartbeat_renews_the_lease(tmp_path, monkeypatch):
+    monkeypatch.setattr(state_module, "HEARTBEAT_SECONDS", 0.05)
+    with JobState(tmp_path, {"a": 1}) as state:
+        first = json.loads((state.folder / "lease.json").read_text())["heartbeat"]
+        time.sleep(0.3)
+        assert json.loads((state.folder / "lease.json").read_text())["heartbeat"] > first
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,9 @@ rule provenance:
     localrule: True
     conda:
         "../../envs/core.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=10,
     params:
         commit=commit(),
         accepted="workflow/accepted-code.json",
@@ -35,6 +38,9 @@ rule costs:
     localrule: True
     conda:
         "../../envs/core.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=10,
     params:
         benchmarks=BENCHMARKS,
         results=lambda wildcards, output: str(Path(output.html).parent),
@@ -64,5 +70,8 @@ rule other_scale:
     localrule: True
     conda:
         "../../envs/core.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=10,
     shell:
         "exit 1"

@@ -18,6 +18,9 @@ rule krcelic_collect:
     localrule: True
     conda:
         "../../../envs/core.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=10,
     params:
         code=code("mlip_studies.studies.collect"),
     script:
@@ -56,6 +59,9 @@ for kind, suffix, others in (
             localrule: True
             conda:
                 "../../../envs/core.yaml"
+            resources:
+                mem_mb=1000,
+                runtime=10,
             params:
                 kind=kind,
                 product=name,
@@ -98,6 +104,9 @@ for verdicts, pairs in (("verdicts", DEMO_PAIRS), ("verdicts-all", ALL_PAIRS)):
         localrule: True
         conda:
             "../../../envs/core.yaml"
+        resources:
+            mem_mb=1000,
+            runtime=10,
         params:
             scale=SCALE,
             code=code(

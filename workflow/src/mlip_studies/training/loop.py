@@ -115,10 +115,13 @@ def train_stage(
         progress = _Progress(**checkpoint["progress"])
         resumed_from = progress.step
         print(f"resuming stage {stage} at step {progress.step} (epoch {progress.epoch})", flush=True)
+    # Summed on the device, so that a step never waits for the host.
+    squared_error = torch.tensor(progress.squared_error, dtype=torch.float64, device=fabric.device)
     last_save = time.monotonic()
 
     def save() -> None:
         nonlocal last_save
+        progress.squared_error = float(squared_error)
         save_checkpoint(
             state.checkpoint_path,
             {
@@ -129,7 +132,6 @@ def train_stage(
                 "progress": vars(progress),
             },
         )
-        state.heartbeat()
         last_save = time.monotonic()
 
     def reached_limit() -> str | None:
@@ -156,7 +158,7 @@ def train_stage(
             optimizer.zero_grad(set_to_none=True)
             fabric.backward(loss)
             optimizer.step()
-            progress.squared_error += float(loss.detach()) * batch.n_graphs
+            squared_error += loss.detach().double() * batch.n_graphs
             progress.n_seen += batch.n_graphs
             progress.batch_in_epoch += 1
             progress.step += 1
@@ -178,7 +180,9 @@ def train_stage(
             progress.batch_in_epoch = 0
         due = progress.step - progress.steps_at_validation >= config.steps_between_validations
         if (due and progress.batch_in_epoch == 0) or stopped_by is not None:
+            progress.squared_error = float(squared_error)
             _validate(model, validation, config, progress, optimizer, best_weights, on_validation)
+            squared_error.zero_()
         stopped_by = stopped_by or reached_limit()
     model.load_state_dict(best_weights)
     return TrainingResult(

@@ -1,8 +1,8 @@
 """Resumable state of long jobs: a folder that is never a declared output, with a lease and atomic checkpoints.
 
 A job that was killed leaves its last checkpoint; the next job with the same fingerprint (configuration, data, code)
-continues from it. The lease says who is writing: a second job on the same state stops, unless the first one is
-demonstrably gone (its process no longer exists on this host, or its heartbeat is old).
+continues from it. The lease says who is writing, renewed by a heartbeat: a second job on the same host stops while the
+first one lives; one on another host waits until the heartbeat is old (the job was killed) or stops (it is alive).
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ import json
 import os
 import shutil
 import socket
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 from mlip_studies.errors import InputError
 
-STALE_SECONDS = 600.0
+HEARTBEAT_SECONDS = 20.0
+STALE_SECONDS = 90.0
 
 
 def fingerprint(content: dict[str, Any]) -> str:
@@ -36,6 +38,8 @@ class JobState:
         self._content = content
         self._lease = self.folder / "lease.json"
         self.started_fresh_because_changed = False
+        self._stop = threading.Event()
+        self._pulse: threading.Thread | None = None
 
     def __enter__(self) -> JobState:
         """Take the lease.
@@ -48,7 +52,7 @@ class JobState:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"{self.folder}: cannot write ({error.strerror}); make the folder writable") from error
-        holder = self._read_lease()
+        holder = self._wait_for_other_host()
         if holder is not None and self._alive(holder):
             raise InputError(
                 f"{self.folder}: job {holder['job']} on {holder['host']} is writing here (heartbeat "
@@ -60,16 +64,40 @@ class JobState:
             shutil.rmtree(path, ignore_errors=True)
         (self.folder / "content.json").write_text(json.dumps(self._content, indent=1, sort_keys=True, default=str))
         self.heartbeat()
+        self._pulse = threading.Thread(target=self._beat, daemon=True)
+        self._pulse.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Give the lease back; the checkpoint stays."""
+        self._stop.set()
+        if self._pulse is not None:
+            self._pulse.join()
         self._lease.unlink(missing_ok=True)
 
     @property
     def checkpoint_path(self) -> Path:
         """Where the checkpoint lies."""
         return self.folder / "checkpoint.pt"
+
+    def _beat(self) -> None:
+        while not self._stop.wait(HEARTBEAT_SECONDS):
+            if not self.folder.exists():
+                return
+            self.heartbeat()
+
+    def _wait_for_other_host(self) -> dict[str, Any] | None:
+        """The lease's holder, after giving a killed job's heartbeat on another host the time to grow old."""
+        holder = self._read_lease()
+        if holder is None or holder["host"] == socket.gethostname():
+            return holder
+        if self._alive(holder):
+            print(f"{self.folder}: waiting for job {holder['job']} on {holder['host']} to end", flush=True)
+        first = holder["heartbeat"]
+        while holder is not None and self._alive(holder) and holder["heartbeat"] == first:
+            time.sleep(min(1.0, STALE_SECONDS / 10))
+            holder = self._read_lease()
+        return holder
 
     def heartbeat(self) -> None:
         """Say that this job is alive."""
@@ -81,6 +109,9 @@ class JobState:
 
     def remove(self) -> None:
         """Forget the state after the outputs are in place."""
+        self._stop.set()
+        if self._pulse is not None:
+            self._pulse.join()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _read_lease(self) -> dict[str, Any] | None:
