@@ -169,7 +169,7 @@ fi
 long_run=results/mini/krcelic/runs/ani/described/ANI-1ccx/seed1/run.json
 find results/mini/.state -name checkpoint.pt 2>/dev/null | sort >checkpoints-before || true
 new_checkpoint() {
-  find results/mini/.state/train -name checkpoint.pt 2>/dev/null | sort | comm -13 checkpoints-before - | head -n 1
+  find results/mini/.state/train -name checkpoint.pt 2>/dev/null | sort | comm -13 checkpoints-before - | head -n 1 || true
 }
 # Snakemake puts the rule's name into the job's comment.
 training_job() {
