@@ -70,7 +70,7 @@ report-if-changed:
 
 report: env ## report.html from the results that are there
 	@start=$$SECONDS; \
-	$(call snakemake,--report report.html); \
+	$(call snakemake,--report report.html --report-stylesheet workflow/report/report.css); \
 	printf '%s\n' "$(TARGET) $(config_args)" > .snakemake/report-settings; \
 	echo "[report] $$((SECONDS - start)) s; open $(abspath report.html)"
 

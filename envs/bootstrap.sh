@@ -160,7 +160,7 @@ trap end_compiler EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 scatter_skipped() {
-  say "warning: torch-scatter is not used ($1); scatter operations run on native torch"
+  say "warning: torch-scatter is not used ($1); scatter operations run on native torch (for another try, remove ${venv#"$root"/} and run make env)"
   "$py" -m pip uninstall --quiet -y torch-scatter >>"$scatter_log" 2>&1 || true
 }
 scatter_check='

@@ -7,6 +7,7 @@ import datetime
 import json
 import os
 import platform
+from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -192,11 +193,24 @@ def _heading(text: str) -> list[str]:
 
 
 def _verdict_table(path: Path) -> list[str]:
+    """Counts by verdict, then one line per claim; sentences and reasons stand in the verdict page."""
     with path.open(newline="", encoding="utf-8") as stream:
         outcomes = list(csv.DictReader(stream))
-    columns = ("place", "statement", "paper", "ours", "unit", "verdict", "at_this_scale")
-    rows = [[_plain(outcome.get(key)) for key in columns] for outcome in outcomes]
-    return _list_table(["place", "statement", "paper", "ours", "unit", "verdict", "at this scale"], rows)
+    counts = Counter(outcome["verdict"] for outcome in outcomes)
+    summary = ", ".join(f"**{count}** {verdict}" for verdict, count in counts.most_common())
+    rows = []
+    for outcome in outcomes:
+        unit = outcome.get("unit") or ""
+        ours = f"{outcome['ours']} {unit}".strip() if outcome.get("ours") else ""
+        paper = f"{outcome['paper']} {unit}".strip() if outcome["kind"] == "value" else outcome["paper"]
+        cells = (outcome["quantity"], paper, ours, outcome["verdict"], outcome["at_this_scale"])
+        rows.append([_plain(outcome["place"]), *(_plain(cell) for cell in cells)])
+    header = ["place", "claim", "thesis", "ours (mean ± 95 %)", "verdict", "at this scale"]
+    return [
+        f"{len(outcomes)} claims: {summary}. Sentences, reasons and tolerances are under Verdicts in the menu.",
+        "",
+        *_list_table(header, rows),
+    ]
 
 
 def _plain(value: Any) -> str:
