@@ -47,6 +47,7 @@ rule store:
         f"{LOGS}/store/{{dataset}}.log",
     benchmark:
         f"{BENCHMARKS}/store/{{dataset}}.jsonl"
+    localrule: SCALE == "mini"
     conda:
         "../../envs/core.yaml"
     resources:
@@ -80,6 +81,7 @@ rule multi_fidelity_split:
         f"{LOGS}/multi_fidelity_split/{{study}}/{{experiment}}.log",
     benchmark:
         f"{BENCHMARKS}/multi_fidelity_split/{{study}}-{{experiment}}.jsonl"
+    localrule: SCALE == "mini"
     conda:
         "../../envs/core.yaml"
     resources:
@@ -103,6 +105,7 @@ rule self_energies:
         f"{LOGS}/self_energies/{{study}}/{{experiment}}-{{rows}}.log",
     benchmark:
         f"{BENCHMARKS}/self_energies/{{study}}-{{experiment}}-{{rows}}.jsonl"
+    localrule: SCALE == "mini"
     conda:
         "../../envs/core.yaml"
     resources:
