@@ -156,7 +156,8 @@ def front_page(results: str, scale: str, studies: dict[str, dict[str, str]]) -> 
         "",
     ]
     for name, study in studies.items():
-        parts += [*_heading(study["title"]), study["citation"], ""]
+        # A citation that begins with an initial would be read as an item of a list.
+        parts += [*_heading(study["title"]), f"Source: {study['citation']}", ""]
         path = next((p for p in (root / name / "verdicts-all.csv", root / name / "verdicts.csv") if p.exists()), None)
         if path is not None:
             parts += _verdict_table(path)
