@@ -810,16 +810,17 @@ def epoch_time(tables: Tables, context: Context, *, experiment: str = "ani") -> 
                 label="proportional to rows\nfrom 20k/20k: thesis (text)",
             )  # fmt: skip
         left.set_xlim(left=0)
-        left.set_ylim(bottom=0, top=1.75 * max(mean.max(), 1e-12))
+        left.set_ylim(bottom=0, top=1.1 * max(runs["seconds_per_epoch"].max(), 1e-12))
         left.set_xlabel("training rows (both fidelities)")
         left.set_ylabel("median time per epoch (s)")
         points = [
             Line2D([], [], marker="o", linestyle="", color=styles[mix][0], markersize=6, label=label(mix))
             for mix in mixes
         ]
-        first = left.legend(handles=points, loc="upper left", ncols=2, columnspacing=0.8, handletextpad=0.2)
-        left.add_artist(first)
-        left.legend(handles=[h for h in (fit, paper) if h is not None], loc="upper left", bbox_to_anchor=(0.0, 0.70))
+        lines = [h for h in (fit, paper) if h is not None]
+        figure.legend(
+            handles=[*points, *lines], loc="outside upper center", ncols=4, columnspacing=1.2, handletextpad=0.4
+        )
         _draw_ratios(right, ratios)
         panel_letters([left, right])
         devices = ", ".join(sorted(set(runs["device"].astype(str))))
