@@ -22,6 +22,8 @@ class DFTLevel:
         grid_level: PySCF's grid level; 3 is (50,302) for H and (75,302) for C, N, O, pruned.
         conv_tol: energy convergence of the self-consistent field (hartree).
         max_cycle: limit of the plain DIIS iteration.
+        dispersion: ``None``, ``"d3bj"`` (pairwise, part of the field's energy and gradient) or ``"mbd"`` (many-body,
+            :mod:`mlip_studies.dft.dispersion`, added to the converged field).
     """
 
     name: str
@@ -32,6 +34,12 @@ class DFTLevel:
     grid_level: int
     conv_tol: float = 1e-10
     max_cycle: int = 50
+    dispersion: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a dispersion correction that is not implemented."""
+        if self.dispersion not in (None, "d3bj", "mbd"):
+            raise ValueError(f"dispersion {self.dispersion!r}: expected None, 'd3bj' or 'mbd'")
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,36 @@ DFT_LEVELS: dict[str, DFTLevel] = {
     for level in (
         # ANI-1, ANI-1x and COMP6: Gaussian's 6-31G(d) has Cartesian d functions.
         DFTLevel("wb97x/6-31g(d)", xc="wb97x", basis="6-31g*", cartesian=True, density_fit=False, grid_level=3),
+        # SPICE: wB97M-D3(BJ), that is wB97M-V with its nonlocal part replaced by D3(BJ), without three-body terms.
+        DFTLevel(
+            "wb97m-d3(bj)/def2-tzvppd",
+            xc="wb97m-d3bj",
+            basis="def2-tzvppd",
+            cartesian=False,
+            density_fit=True,
+            grid_level=3,
+            dispersion="d3bj",
+        ),
+        # In the manner of QM7-X, which used numerical atomic orbitals; total energies are not comparable.
+        DFTLevel(
+            "pbe0+mbd/def2-svp",
+            xc="pbe0",
+            basis="def2-svp",
+            cartesian=False,
+            density_fit=True,
+            grid_level=3,
+            dispersion="mbd",
+        ),
+        # In the manner of MD17, which used PBE with the Tkatchenko-Scheffler correction.
+        DFTLevel(
+            "pbe-d3(bj)/def2-svp",
+            xc="pbe",
+            basis="def2-svp",
+            cartesian=False,
+            density_fit=True,
+            grid_level=3,
+            dispersion="d3bj",
+        ),
     )
 }
 

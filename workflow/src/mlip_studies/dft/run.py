@@ -22,13 +22,26 @@ IntArray = NDArray[np.integer]
 
 @dataclass
 class DFTResult:
-    """A Kohn-Sham single point. Energy in hartree, forces in hartree/Å, dipole in e·Å, shape (3,)."""
+    """A Kohn-Sham single point.
+
+    Attributes:
+        energy: total energy including dispersion, hartree.
+        forces: total forces including dispersion, shape (n_atoms, 3), hartree/Å; NaN if they were not asked for.
+        dipole: shape (3,), e·Å, about the origin of the coordinates.
+        converged: whether the field converged and a many-body dispersion energy exists; otherwise the numbers mean
+            nothing.
+        seconds: wall time.
+        parts: ``energy_scf`` (hartree, without dispersion), with a correction also ``energy_d3`` or ``energy_mbd``
+            (hartree) and for MBD ``hirshfeld_ratios`` (n_atoms,); if forces were asked for ``forces_scf`` and
+            ``forces_d3`` or ``forces_mbd`` (n_atoms, 3), hartree/Å.
+    """
 
     energy: float
     forces: FloatArray
     dipole: FloatArray
     converged: bool
     seconds: float
+    parts: dict[str, float | FloatArray] = field(default_factory=dict)
 
 
 @dataclass
@@ -40,29 +53,61 @@ class CCResult:
     seconds: float = 0.0
 
 
-def build_molecule(atomic_numbers: IntArray, positions: FloatArray, basis: str, cartesian: bool = False):
-    """A neutral closed-shell PySCF molecule; positions (n_atoms, 3) in Å.
+def build_molecule(
+    atomic_numbers: IntArray,
+    positions: FloatArray,
+    basis: str,
+    cartesian: bool = False,
+    charge: int = 0,
+    spin: int = 0,
+):
+    """A PySCF molecule.
+
+    Args:
+        atomic_numbers: shape (n_atoms,).
+        positions: shape (n_atoms, 3), Å.
+        basis: basis set, as PySCF spells it; the def2 sets bring their effective core potentials beyond krypton.
+        cartesian: Cartesian instead of spherical d functions.
+        charge: total charge, elementary charges.
+        spin: number of unpaired electrons.
 
     Raises:
-        ValueError: positions are not finite or the electron count is odd.
+        ValueError: positions are not finite, or the number of electrons does not fit the spin.
     """
     from pyscf import gto
 
     positions = np.asarray(positions, dtype=np.float64)
     if not np.isfinite(positions).all():
         raise ValueError("positions hold NaN or infinite values")
-    if int(np.sum(atomic_numbers)) % 2:
-        raise ValueError("odd number of electrons: only closed-shell neutral molecules are supported here")
+    electrons = int(np.sum(atomic_numbers)) - charge
+    if electrons < spin or (electrons - spin) % 2:
+        kind = "odd" if electrons % 2 else "even"
+        raise ValueError(f"{kind} number of electrons ({electrons}) does not fit spin {spin} (unpaired electrons)")
     atoms = [(int(z), tuple(xyz)) for z, xyz in zip(atomic_numbers, positions / BOHR_TO_ANGSTROM, strict=True)]
-    return gto.M(atom=atoms, unit="Bohr", basis=basis, cart=cartesian, verbose=0, max_memory=6000)
+    ecp = basis if basis.startswith("def2") and np.max(atomic_numbers) > 36 else None
+    return gto.M(
+        atom=atoms,
+        unit="Bohr",
+        basis=basis,
+        ecp=ecp,
+        cart=cartesian,
+        charge=charge,
+        spin=spin,
+        verbose=0,
+        max_memory=6000,
+    )
 
 
-def _mean_field(mol, level: DFTLevel):
+def mean_field(mol, level: DFTLevel):
+    """The Kohn-Sham object of a level, unrestricted if the molecule has unpaired electrons."""
     from pyscf import dft
 
-    mf = dft.RKS(mol, xc=level.xc)
+    mf = dft.UKS(mol, xc=level.xc) if mol.spin else dft.RKS(mol, xc=level.xc)
     if level.density_fit:
         mf = mf.density_fit()
+    # A functional named "...-d3bj" switches its correction on itself.
+    if level.dispersion == "d3bj" and not level.xc.endswith("d3bj"):
+        mf.disp = "d3bj"
     mf.grids.level = level.grid_level
     mf.conv_tol = level.conv_tol
     mf.max_cycle = level.max_cycle
@@ -70,37 +115,83 @@ def _mean_field(mol, level: DFTLevel):
 
 
 def run_dft(
-    atomic_numbers: IntArray, positions: FloatArray, level: DFTLevel, initial_density: FloatArray | None = None
+    atomic_numbers: IntArray,
+    positions: FloatArray,
+    level: DFTLevel,
+    initial_density: FloatArray | None = None,
+    charge: int = 0,
+    spin: int = 0,
+    forces: bool = True,
 ) -> tuple[DFTResult, FloatArray]:
     """Energy, forces and dipole at a Kohn-Sham level.
+
+    MBD forces are those at fixed Hirshfeld ratios (see :mod:`mlip_studies.dft.dispersion`).
 
     Args:
         atomic_numbers: shape (n_atoms,).
         positions: shape (n_atoms, 3), Å.
         level: the level of theory.
         initial_density: density matrix of a similar geometry, a starting guess.
+        charge: total charge, elementary charges.
+        spin: number of unpaired electrons.
+        forces: compute forces; without them the result holds NaN.
 
     Returns:
-        The result and the density matrix, shape (n_basis, n_basis).
+        The result and the density matrix, shape (n_basis, n_basis), or (2, n_basis, n_basis) with unpaired electrons.
+
+    Raises:
+        ValueError: positions are not finite, or the number of electrons does not fit the spin.
     """
     start = time.perf_counter()
-    mf = _mean_field(build_molecule(atomic_numbers, positions, level.basis, level.cartesian), level)
-    energy = mf.kernel(dm0=initial_density)
-    gradient = mf.nuc_grad_method()
-    gradient.grid_response = True
-    forces = -np.asarray(gradient.kernel()) / BOHR_TO_ANGSTROM
+    mol = build_molecule(atomic_numbers, positions, level.basis, level.cartesian, charge, spin)
+    mf = mean_field(mol, level)
+    energy = float(mf.kernel(dm0=initial_density))
+    parts: dict[str, float | FloatArray] = {"energy_scf": energy}
+    total_forces = np.full((len(atomic_numbers), 3), np.nan)
+    if forces:
+        gradient = mf.nuc_grad_method()
+        gradient.grid_response = True
+        total_forces = -np.asarray(gradient.kernel()) / BOHR_TO_ANGSTROM
+        parts["forces_scf"] = total_forces
+    if level.dispersion == "d3bj":
+        parts["energy_d3"] = float(mf.scf_summary["dispersion"])
+        parts["energy_scf"] = energy - parts["energy_d3"]
+        if forces:
+            parts["forces_d3"] = -np.asarray(gradient.get_dispersion()) / BOHR_TO_ANGSTROM
+            parts["forces_scf"] = total_forces - parts["forces_d3"]
+    elif level.dispersion == "mbd":
+        from mlip_studies.dft.dispersion import MBD_BETA, hirshfeld_ratios, mbd_energy_and_forces
+
+        ratios = hirshfeld_ratios(mf)
+        energy_mbd, forces_mbd = mbd_energy_and_forces(
+            atomic_numbers, positions, ratios, MBD_BETA[level.xc], forces=forces
+        )
+        parts |= {"energy_mbd": energy_mbd, "hirshfeld_ratios": ratios}
+        energy += energy_mbd
+        if forces:
+            parts["forces_mbd"] = forces_mbd
+            total_forces = total_forces + forces_mbd
     dipole = np.asarray(mf.dip_moment(verbose=0)) * DEBYE_TO_E_ANGSTROM
     density = np.asarray(mf.make_rdm1())
-    return DFTResult(float(energy), forces, dipole, bool(mf.converged), time.perf_counter() - start), density
+    converged = bool(mf.converged and np.isfinite(energy))
+    return DFTResult(energy, total_forces, dipole, converged, time.perf_counter() - start, parts), density
 
 
 def optimise_and_hessian(
-    atomic_numbers: IntArray, positions: FloatArray, level: DFTLevel, max_steps: int = 60, tolerance: float = 1e-4
+    atomic_numbers: IntArray,
+    positions: FloatArray,
+    level: DFTLevel,
+    max_steps: int = 60,
+    tolerance: float = 1e-4,
+    charge: int = 0,
 ) -> tuple[FloatArray, FloatArray, float]:
     """Minimise a geometry and return it with its Hessian.
 
-    Newton steps in the internal degrees of freedom with the Hessian of the start geometry (renewed every ten steps);
-    the Hessian of the result is computed at the minimum.
+    Newton steps in the internal degrees of freedom with the Hessian of the start geometry, renewed every ten steps
+    and when the forces have grown; the Hessian of the result is computed at the minimum. Closed shells only.
+
+    A many-body dispersion correction of the level is left out of energy, gradient and Hessian (some 0.01 eV/Å in the
+    forces of small molecules), because the result only serves to place normal-mode samples; D3(BJ) is included.
 
     Args:
         atomic_numbers: shape (n_atoms,).
@@ -108,6 +199,7 @@ def optimise_and_hessian(
         level: the level of theory.
         max_steps: largest number of Newton steps.
         tolerance: largest internal force component at the minimum, hartree/Å.
+        charge: total charge, elementary charges.
 
     Returns:
         positions (n_atoms, 3) in Å, Hessian (3 n_atoms, 3 n_atoms) in hartree/Å², energy in hartree.
@@ -118,8 +210,9 @@ def optimise_and_hessian(
     positions = np.array(positions, dtype=np.float64)
     n = len(atomic_numbers)
     density = hessian = None
+    previous = np.inf
     for step_index in range(max_steps):
-        mf = _mean_field(build_molecule(atomic_numbers, positions, level.basis, level.cartesian), level)
+        mf = mean_field(build_molecule(atomic_numbers, positions, level.basis, level.cartesian, charge), level)
         energy = mf.kernel(dm0=density)
         if not mf.converged:
             raise RuntimeError("the self-consistent field did not converge during the optimisation")
@@ -129,11 +222,13 @@ def optimise_and_hessian(
         gradient = solver.kernel().reshape(-1) / BOHR_TO_ANGSTROM
         internal = _internal_directions(positions)
         internal_gradient = internal.T @ gradient
-        converged = np.abs(internal @ internal_gradient).max() < tolerance
-        if converged or step_index % 10 == 0:
+        largest = np.abs(internal @ internal_gradient).max()
+        converged = largest < tolerance
+        if converged or step_index % 10 == 0 or largest > previous:
             hessian = mf.Hessian().kernel().transpose(0, 2, 1, 3).reshape(3 * n, 3 * n) / BOHR_TO_ANGSTROM**2
         if converged:
             return positions, hessian, float(energy)
+        previous = largest
         values, vectors = np.linalg.eigh(internal.T @ hessian @ internal)
         # Negative or soft curvature is followed downhill with a bounded step.
         step = -internal @ (vectors @ ((vectors.T @ internal_gradient) / np.maximum(np.abs(values), 0.01)))
