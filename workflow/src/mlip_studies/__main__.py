@@ -1,4 +1,4 @@
-"""Maintenance commands: ``python -m mlip_studies verify`` and ``python -m mlip_studies accept-code``."""
+"""Commands beside the workflow: ``python -m mlip_studies verify``, ``accept-code`` and ``fetch``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 
 from mlip_studies import codehash
 from mlip_studies.artifacts import verify_tree
+from mlip_studies.config import SCALES, read_yaml
+from mlip_studies.data.download import fetch_many, published_files
 from mlip_studies.errors import InputError
 
 
@@ -43,6 +45,15 @@ def accept_code(results: Path, reason: str) -> int:
     return 0
 
 
+def fetch(names: list[str], scale: str, results: Path, mirror: str | None, workers: int) -> int:
+    """Download the files of data sets into the folder where the workflow looks for them."""
+    datasets = read_yaml(Path("config/datasets.yaml"))
+    folder = results / scale / "data" / "raw"
+    paths = fetch_many(published_files(datasets, names, scale), folder, mirror, workers)
+    print(f"{len(paths)} file(s) in {folder}")
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="python -m mlip_studies", description=__doc__)
@@ -52,8 +63,16 @@ def main(arguments: list[str] | None = None) -> int:
         sub.add_argument("--results", type=Path, default=Path("results"), help="folder of results")
         if name == "accept-code":
             sub.add_argument("--reason", required=True, help="why the change does not alter results")
+    sub = commands.add_parser("fetch", help="download the published files of data sets")
+    sub.add_argument("datasets", nargs="+", help="names in config/datasets.yaml")
+    sub.add_argument("--scale", choices=SCALES, default="full", help="whose files (default: full)")
+    sub.add_argument("--results", type=Path, default=Path("results"), help="folder of results")
+    sub.add_argument("--mirror", help="folder or URL that holds the files")
+    sub.add_argument("--workers", type=int, default=4, help="files at a time (default: 4)")
     options = parser.parse_args(arguments)
     try:
+        if options.command == "fetch":
+            return fetch(options.datasets, options.scale, options.results, options.mirror, options.workers)
         if options.command == "verify":
             return verify(options.results)
         return accept_code(options.results, options.reason)

@@ -10,7 +10,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mlip_studies.errors import InputError
@@ -28,13 +28,13 @@ def _record_path(path: Path) -> Path:
     return path.parent / ".sha256" / path.name
 
 
-def record(path: PathLike) -> None:
-    """Write the checksum record of a finished file."""
+def record(path: PathLike, sha256: str | None = None) -> None:
+    """Write the checksum record of a finished file, which is read unless its ``sha256`` is known."""
     path = Path(path)
     target = _record_path(path)
     target.parent.mkdir(exist_ok=True)
     temporary = target.with_name(f"{target.name}.{os.getpid()}")
-    temporary.write_text(f"{sha256_of(path)} {path.stat().st_size}\n")
+    temporary.write_text(f"{sha256 or sha256_of(path)} {path.stat().st_size}\n")
     os.replace(temporary, target)
 
 
@@ -74,14 +74,30 @@ def write_text(path: PathLike, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def recorded(path: PathLike) -> tuple[str, int] | None:
+    """SHA-256 and size that were recorded for a file, None if there is no record."""
+    record_file = _record_path(Path(path))
+    if not record_file.exists():
+        return None
+    digest, size = record_file.read_text().split()
+    return digest, int(size)
+
+
 def is_intact(path: PathLike) -> bool:
     """Whether a file has the content that was recorded; files without a record count as intact."""
-    path = Path(path)
-    record_file = _record_path(path)
-    if not record_file.exists():
+    expected = recorded(path)
+    if expected is None:
         return True
-    digest, size = record_file.read_text().split()
-    return path.stat().st_size == int(size) and sha256_of(path) == digest
+    digest, size = expected
+    return Path(path).stat().st_size == size and sha256_of(path) == digest
+
+
+def discard(path: PathLike) -> None:
+    """Remove a file and its record, as far as they are there and can be removed."""
+    path = Path(path)
+    for each in (path, _record_path(path)):
+        with suppress(OSError):
+            each.unlink()
 
 
 def require(path: PathLike) -> Path:
