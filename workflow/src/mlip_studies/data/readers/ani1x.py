@@ -11,25 +11,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
-import numpy as np
-
-from mlip_studies.data.readers import unit_factors
-from mlip_studies.data.store import Block, atomic_number_array, check_block, open_hdf5
-from mlip_studies.errors import InputError
+from mlip_studies.data.readers import reader_options, unit_factors
+from mlip_studies.data.readers.hdf5 import damage, molecule_blocks, open_root
+from mlip_studies.data.store import Block, atomic_number_array, check_block
 
 EXPECTED = "the layout of ani1x-release.h5 (one group per molecule with atomic_numbers, coordinates and labels)"
-
-
-def _dataset(path: Path, group: h5py.Group, name: str, length: int | None = None) -> h5py.Dataset:
-    item = group.get(name)
-    where = f"{path}: group {group.name.lstrip('/')}"
-    if not isinstance(item, h5py.Dataset):
-        found = ", ".join(sorted(group)[:6]) + (", …" if len(group) > 6 else "")
-        raise InputError(f"{where}: key {name!r} is missing, expected {EXPECTED}; it holds {found or 'nothing'}")
-    if length is not None and (item.ndim == 0 or item.shape[0] != length):
-        raise InputError(f"{where}: key {name!r} has shape {item.shape}, expected {length} rows; fetch the file again")
-    return item
 
 
 def read(path: Path, entry: Mapping[str, Any], block_rows: int = 16384) -> Iterator[Block]:
@@ -46,50 +32,21 @@ def read(path: Path, entry: Mapping[str, Any], block_rows: int = 16384) -> Itera
     Raises:
         InputError: truncated, of another layout, a key missing, or numbers that are not finite.
     """
-    energy_factor, length_factor = unit_factors(entry)
+    reader_options(entry, {})
+    energy, length = unit_factors(entry)
     fidelities: Mapping[str, Mapping[str, str]] = entry["fidelities"]
-    with open_hdf5(path, EXPECTED) as file:
-        if len(file) == 0:
-            raise InputError(f"{path}: no groups, expected {EXPECTED}; fetch the file again")
-        offset = 0
-        for name in file:
-            try:
-                group = file[name]
-                if not isinstance(group, h5py.Group):
-                    raise InputError(f"{path}: layout of another data set (a bare {name!r}), expected {EXPECTED}")
-                stored = np.asarray(_dataset(path, group, "atomic_numbers")[()])
-                numbers = atomic_number_array(stored, f"{path}: group {name}: atomic_numbers")
-                coordinates = _dataset(path, group, "coordinates")
-                if coordinates.ndim != 3 or coordinates.shape[1:] != (len(numbers), 3):
-                    raise InputError(
-                        f"{path}: group {name}: coordinates have shape {coordinates.shape}, "
-                        f"expected (rows, {len(numbers)}, 3); fetch the file again"
-                    )
-                n_frames = len(coordinates)
-                energy = {f: _dataset(path, group, keys["energy"], n_frames) for f, keys in fidelities.items()}
-                forces = {
-                    f: _dataset(path, group, keys["forces"], n_frames)
-                    for f, keys in fidelities.items()
-                    if keys.get("forces")
-                }
-                for first in range(0, n_frames, block_rows):
-                    part = slice(first, min(first + block_rows, n_frames))
-                    block = Block(
-                        group=name,
-                        atomic_numbers=numbers,
-                        positions=_scaled(coordinates[part], length_factor),
-                        energies={f: energy_factor * data[part].astype(np.float64) for f, data in energy.items()},
-                        forces={f: _scaled(data[part], energy_factor / length_factor) for f, data in forces.items()},
-                        source_rows=np.arange(offset + part.start, offset + part.stop, dtype=np.int64),
-                    )
+    with open_root(path, str(path), EXPECTED) as root, damage(str(path)):
+        row = 0
+        for name in root.names():
+            with damage(f"{path}: group {name}"):
+                group = root.subgroup(name)
+                stored = group.numbers("atomic_numbers")
+                numbers = atomic_number_array(stored.all(), stored.where)
+                coordinates = group.numbers("coordinates")
+                energies = {f: group.numbers(keys["energy"]) for f, keys in fidelities.items()}
+                forces = {f: group.numbers(keys["forces"]) for f, keys in fidelities.items() if keys.get("forces")}
+                factors = (length, energy, energy / length)
+                for block in molecule_blocks(group, numbers, coordinates, energies, forces, factors, row, block_rows):
                     check_block(block, path)
                     yield block
-                offset += n_frames
-            except (OSError, RuntimeError, KeyError) as error:
-                message = str(error).splitlines()[0]
-                raise InputError(f"{path}: group {name}: damaged HDF5 data ({message}); fetch the file again") from None
-
-
-def _scaled(values: np.ndarray, factor: float) -> np.ndarray:
-    """Convert in double precision and return the type of the file."""
-    return values if factor == 1.0 else (values.astype(np.float64) * factor).astype(values.dtype)
+                    row += len(block)
