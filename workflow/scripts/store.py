@@ -13,7 +13,8 @@ with job(snakemake.log[0], snakemake.params.code, snakemake.params.code_folder):
 
     build_store(
         snakemake.params.dataset,
-        [Path(path) for path in snakemake.input],
+        [Path(path) for path in snakemake.input.sources],
         Path(snakemake.output.store),
         Path(snakemake.output.funnel),
+        dict(zip(snakemake.params.dataset["aux_files"], map(Path, snakemake.input.aux), strict=True)),
     )
