@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from mlip_studies.data.self_energies import (
+    energy_chunks,
     fit_self_energies,
     load_self_energies,
+    regress_store,
     select_rows,
     write_self_energies,
 )
@@ -124,6 +126,127 @@ def test_rows_of_the_split_or_all(tmp_path):
         assert result["fidelities"]["e"]["n_rows"] == 3 and result["fidelities"]["half"]["rank"] == 2
 
 
+def grouped_store(path: Path, n_groups: int = 12, seed: int = 4) -> tuple[Store, np.ndarray, np.ndarray, np.ndarray]:
+    """Groups of different sizes whose energies share an error per group."""
+    rng = np.random.default_rng(seed)
+    counts, energies, groups = [], [], []
+    with StoreWriter(path, ["e"], provenance={"elements": ELEMENTS}) as writer:
+        for g in range(n_groups):
+            z = [*MOLECULES[g % len(MOLECULES)], *([1] * (g % 3))]
+            n = int(rng.integers(3, 30))
+            x = np.array([z.count(e) for e in ELEMENTS])
+            y = x @ TRUE + rng.normal() + 0.1 * rng.normal(size=n)
+            writer.append(z, np.zeros((n, len(z), 3)), {"e": y}, group=f"g{g}")
+            counts.append(np.tile(x, (n, 1)))
+            energies.append(y)
+            groups.append(np.full(n, g))
+    return Store(path), np.concatenate(counts).astype(float), np.concatenate(energies), np.concatenate(groups)
+
+
+@pytest.mark.parametrize("chunk_rows", [11, 100000])
+def test_clustered_standard_errors_against_the_sandwich(tmp_path, chunk_rows):
+    store, x, y, group = grouped_store(tmp_path / "s.h5")
+    with store:
+        result = fit(store, chunk_rows=chunk_rows)
+    bread = np.linalg.inv(x.T @ x)
+    residual = y - x @ np.linalg.lstsq(x, y, rcond=None)[0]
+    meat = sum(
+        np.outer(x[group == g].T @ residual[group == g], x[group == g].T @ residual[group == g]) for g in range(12)
+    )
+    factor = 12 / 11 * (len(y) - 1) / (len(y) - 4)
+    expected = np.sqrt(np.diag(bread @ meat @ bread) * factor)
+    np.testing.assert_allclose(result["standard_error_clustered_ev"], expected, rtol=1e-7)
+    assert result["n_groups"] == 12
+    # Errors that a group shares make the textbook error too small.
+    assert (expected > 1.5 * np.array(result["standard_error_ev"])).all()
+
+
+def test_clustered_standard_errors_cover_the_truth(tmp_path):
+    hits, textbook, n = np.zeros(4), np.zeros(4), 25
+    for seed in range(n):
+        store, *_ = grouped_store(tmp_path / f"{seed}.h5", n_groups=40, seed=seed)
+        with store:
+            result = fit(store)
+        error = np.abs(np.array(result["coefficients_ev"]) - TRUE)
+        hits += error < 2 * np.array(result["standard_error_clustered_ev"])
+        textbook += error < 2 * np.array(result["standard_error_ev"])
+    assert (hits / n > 0.75).all() and (textbook / n < 0.75).all()
+
+
+def test_per_atom_statistics(tmp_path):
+    store, x, y = make_store(tmp_path / "s.h5", noise=0.3)
+    with store:
+        result = fit(store)
+    per_atom = y / x.sum(axis=1)
+    assert result["before"]["mean_per_atom_ev"] == pytest.approx(per_atom.mean(), rel=1e-12)
+    assert result["before"]["std_per_atom_ev"] == pytest.approx(per_atom.std(), rel=1e-9)
+    residual = (y - x @ result["coefficients_ev"]) / x.sum(axis=1)
+    assert result["after"]["mean_per_atom_ev"] == pytest.approx(residual.mean(), abs=1e-9)
+
+
+def test_what_the_compositions_leave_open_is_said(tmp_path):
+    store, *_ = make_store(tmp_path / "one.h5", molecules=[[6, 6, 8, 1, 1, 1, 1, 1, 1]], noise=0.2)
+    with store:
+        result = fit(store)
+    assert result["determined"] == [False, False, False, False]
+    assert result["note"].startswith("rank 1 of 4: no atoms of N; the energies of H, C, O cannot be told apart")
+    # One group: its spread says nothing about other molecules.
+    assert result["n_groups"] == 1 and result["standard_error_clustered_ev"] is None
+
+    # H and O only ever as H2O, C and N free: two of the energies are open, two are fixed.
+    molecules = [[8, 1, 1, 6], [8, 1, 1, 6, 6, 7], [6, 7], [7, 7], [8, 1, 1, 8, 1, 1]]
+    store, x, y = make_store(tmp_path / "two.h5", molecules=molecules)
+    with store:
+        result = fit(store)
+    assert result["rank"] == 3 and result["determined"] == [False, True, True, False]
+    assert "the energies of H, O cannot be told apart" in result["note"] and "C" not in result["note"].split(":")[1]
+    np.testing.assert_allclose(np.array(result["coefficients_ev"])[[1, 2]], TRUE[[1, 2]], atol=1e-7)
+    np.testing.assert_allclose(x @ result["coefficients_ev"], y, atol=1e-7)
+
+    # Two pairs that are bound separately are named separately.
+    store, *_ = make_store(tmp_path / "pairs.h5", molecules=[[1, 6], [1, 6, 7, 8], [7, 8, 7, 8]])
+    with store:
+        note = fit(store)["note"]
+    assert "energies of H, C cannot" in note and "energies of N, O cannot" in note
+
+    store, *_ = make_store(tmp_path / "all.h5")
+    with store:
+        result = fit(store)
+    assert result["note"] is None and all(result["determined"])
+
+
+def test_all_fidelities_of_a_store(tmp_path):
+    store, _, _ = make_store(tmp_path / "s.h5", noise=0.1)
+    with store:
+        everything = regress_store(store)
+        assert everything["rows"] == "all" and everything["dataset"] == "toy" and everything["without_rows"] == []
+        assert {name: fit["n_rows"] for name, fit in everything["fidelities"].items()} == {"e": 300, "half": 150}
+        by_rows = fit_self_energies(store, {"half": np.flatnonzero(store.has_label("half"))}, rows_name="all")
+        assert by_rows["fidelities"]["half"] == everything["fidelities"]["half"]
+        # Unlabeled rows among the given ones are passed over, here all of them for one fidelity.
+        some = regress_store(store, rows=np.array([100, 2, 0, 50]))
+        assert some["rows"] == "train" and some["without_rows"] == ["half"]
+        assert list(some["fidelities"]) == ["e"] and some["fidelities"]["e"]["n_rows"] == 4
+        with pytest.raises(InputError, match="no labeled rows to fit"):
+            regress_store(store, rows=[])
+        with pytest.raises(InputError, match="'some' is unknown; expected one of train, all"):
+            regress_store(store, rows_name="some")
+        json.dumps(everything, allow_nan=False)
+
+
+def test_chunks_hold_labeled_rows_in_file_order(tmp_path):
+    store, x, y = make_store(tmp_path / "s.h5")
+    with store:
+        parts = list(energy_chunks(store, "half", ELEMENTS, chunk_rows=7))
+        labeled = np.flatnonzero(store.has_label("half"))
+        assert all(0 < len(part[1]) <= 7 for part in parts)
+        np.testing.assert_array_equal(np.concatenate([part[0] for part in parts]), x[labeled])
+        np.testing.assert_array_equal(np.concatenate([part[1] for part in parts]), y[labeled])
+        np.testing.assert_array_equal(np.concatenate([part[2] for part in parts]), store.groups(labeled))
+        chosen = next(iter(energy_chunks(store, "e", ELEMENTS, rows=[9, 3])))
+        np.testing.assert_array_equal(chosen[1], y[[3, 9]])
+
+
 def test_round_trip_and_baseline(tmp_path):
     store, _, y = make_store(tmp_path / "s.h5")
     with store:
@@ -155,3 +278,25 @@ def test_elements():
     for wrong in ("Xx", "X", 0, 500):
         with pytest.raises(InputError):
             numbers([wrong])
+
+
+def test_real_ani1_with_one_heavy_atom(reference_data, tmp_path):
+    """CH4, NH3 and H2O: three formulas and four elements, so one combination stays open."""
+    import h5py
+
+    with (
+        h5py.File(reference_data / "ani" / "ani_gdb_s01.h5") as file,
+        StoreWriter(tmp_path / "s.h5", ["wb97x_dz"], provenance={"elements": ELEMENTS}) as writer,
+    ):
+        for top in file.values():
+            for name, group in top.items():
+                z = numbers([symbol.decode() for symbol in group["species"][:]])
+                energy = group["energies"][:] * 27.211386245981
+                writer.append(z, group["coordinates"][:], {"wb97x_dz": energy}, group=name)
+    with Store(tmp_path / "s.h5") as store:
+        result = regress_store(store)["fidelities"]["wb97x_dz"]
+    assert result["n_rows"] == 10800 and result["n_groups"] == 3 and result["rank"] == 3
+    assert result["determined"] == [False] * 4 and "H, C, N, O cannot be told apart" in result["note"]
+    # Each formula has its own mean, so the residuals have none.
+    assert result["after"]["mean_ev"] == pytest.approx(0.0, abs=1e-7)
+    assert result["before"]["std_ev"] > 200 and 0.3 < result["after"]["std_ev"] < 3.0
