@@ -1,4 +1,4 @@
-"""Adapter of rule mini_data."""
+"""Adapter of rule mini_ani1x."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,7 +1,6 @@
 """The mini ANI-1x/ANI-1ccx data set: minima, normal-mode sampling, labels in shards, one file in ANI-1x's layout.
 
-Every step is resumable: a shard appends one JSON line per finished row to a ``.partial`` file and is renamed when it
-is whole. Floats are written with ``repr`` precision, so a shard read back is bit-identical.
+Every step is resumable (see :mod:`mlip_studies.mini_data.shards`).
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from mlip_studies.dft.levels import CC_LEVELS, DFT_LEVELS
 from mlip_studies.dft.run import optimise_and_hessian, run_composite_cc, run_dft
 from mlip_studies.dft.sampling import normal_modes, sample_displacements
 from mlip_studies.errors import InputError
+from mlip_studies.mini_data.shards import fill_shard, read_lines
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,8 @@ def label_row(
     if kind == "dft":
         result, density = run_dft(numbers, geometry.astype(np.float64), DFT_LEVELS[recipe.dft_level], density)
         row = asdict(result)
+        # Without a dispersion correction the parts repeat the totals.
+        del row["parts"]
         row["forces"] = result.forces.tolist()
         row["dipole"] = result.dipole.tolist()
         return row, density
@@ -147,32 +149,12 @@ def label_shard(recipe: Recipe, minimum_path: Path, kind: str, first: int, last:
     minimum = json.loads(Path(minimum_path).read_text())
     numbers = np.array(minimum["atomic_numbers"], dtype=np.uint8)
     geometries, temperatures = sample_geometries(recipe, minimum)
-    partial = output.with_name(output.name + ".partial")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    done = _complete_lines(partial)
-    with partial.open("w") as stream:
-        stream.writelines(line + "\n" for line in done)
-        stream.flush()
-        density = None
-        for row in range(first + len(done), last):
-            payload, density = label_row(recipe, numbers, geometries[row], kind, density)
-            payload |= {"row": row, "temperature": temperatures[row], "positions": geometries[row].tolist()}
-            stream.write(json.dumps(payload) + "\n")
-            stream.flush()
-    os.replace(partial, output)
 
+    def label(row: int, density):
+        payload, density = label_row(recipe, numbers, geometries[row], kind, density)
+        return payload | {"row": row, "temperature": temperatures[row], "positions": geometries[row].tolist()}, density
 
-def _complete_lines(path: Path) -> list[str]:
-    """The whole JSON lines of a partial shard; a line cut off by a kill is dropped."""
-    lines: list[str] = []
-    if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                json.loads(line)
-            except json.JSONDecodeError:
-                break
-            lines.append(line)
-    return lines
+    fill_shard(output, first, last, label)
 
 
 def shard_name(molecule: str, kind: str, first: int) -> str:
@@ -185,7 +167,7 @@ def read_shards(paths: Iterable[Path]) -> dict[tuple[str, str], list[dict]]:
     rows: dict[tuple[str, str], list[dict]] = {}
     for path in sorted(paths):
         molecule, kind, _ = path.stem.rsplit("_", 2)
-        rows.setdefault((molecule, kind), []).extend(json.loads(line) for line in path.read_text().splitlines())
+        rows.setdefault((molecule, kind), []).extend(read_lines(path))
     return rows
 
 
