@@ -1,5 +1,6 @@
 """The workflow itself: what it plans, what it makes, what it reruns, and how it fails."""
 
+import csv
 import json
 import os
 import re
@@ -8,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -67,13 +70,26 @@ def checkout(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("scale", "rows"), [("mini", 111), ("full", 111)])
-def test_both_scales_resolve_and_count_jobs_by_kind(tmp_path, scale, rows):
+@pytest.mark.parametrize(("scale", "rows", "stores"), [("mini", 111, 8), ("full", 111, 2)])
+def test_both_scales_resolve_and_count_jobs_by_kind(tmp_path, scale, rows, stores):
     folder = copy_checkout(tmp_path)
     counts = planned(folder, config=[f"scale={scale}"])
     assert counts["train"] == rows
-    assert counts["store"] == 2
+    assert counts["store"] == stores
     assert counts["total"] == sum(counts.values()) - counts["total"]
+
+
+def test_every_published_data_set_and_split_resolves_at_full_scale(tmp_path):
+    folder = copy_checkout(tmp_path)
+    names = "spice,spice_recommended,qm7x,ani1,ani1x,comp6,rmd17_ethanol,md17_ethanol"
+    counts = planned(folder, "data", config=["scale=full", f"data_sets=[{names}]"])
+    # One download per published file: 1 SPICE, 8 + 1 QM7-X, 1 ANI-1, 1 ANI-1x, 11 COMP6, 1 rMD17, 1 MD17.
+    assert counts["fetch"] == 25
+    assert counts["store"] == 8
+    assert counts["named_split"] == 11
+    fetched = planned(folder, "fetch_all", config=["scale=full", f"data_sets=[{names}]"])
+    # The studies' own sets come on top: the CCSD(T) ethanol frames.
+    assert fetched["fetch"] == 26
 
 
 def test_profile_resolves_from_a_fresh_checkout(tmp_path):
@@ -97,6 +113,92 @@ def test_tiny_slice_makes_all_products(checkout):
     # One seed and a handful of steps: nothing stochastic may count as reproduced.
     assert not [c["id"] for c in verdicts["claims"] if c["verdict"] == "reproduced" and "test" in c["metric"]]
     assert (out / "costs.html").exists()
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_funnel_of_spice_counts_what_the_file_holds(checkout):
+    kept = charged = other = 0
+    with h5py.File(checkout / "resources/spice-mini/SPICE-mini.hdf5") as file:
+        for group in file.values():
+            n = len(group["conformations"])
+            smiles = group["smiles"][0].decode()
+            # Signs stand before the map number, inside brackets; every mapped ion here carries one unit of charge.
+            charge = len(re.findall(r"\+:\d", smiles)) - len(re.findall(r"-:\d", smiles))
+            if charge:
+                charged += n
+            elif set(group["atomic_numbers"][:]) <= {1, 6, 7, 8, 16}:
+                kept += n
+            else:
+                other += n
+    steps = {row["step"]: row for row in read_csv(checkout / "results/mini/data/spice_mini/funnel.csv")}
+    funnel = [row["step"] for row in read_csv(checkout / "results/mini/data/spice_mini/funnel.csv")]
+    assert min(kept, charged, other) > 0
+    assert funnel[:2] == ["read", "elements"] and funnel.index("neutral") == 2
+    assert int(steps["neutral"]["removed"]) == charged
+    assert int(steps["stored"]["rows"]) == kept
+    assert "1 group(s) without rows" in steps["read"]["reason"]
+    recommended = read_csv(checkout / "results/mini/data/spice_mini_recommended/funnel.csv")
+    assert int(next(row for row in recommended if row["step"] == "max_force")["removed"]) > 0
+
+
+def test_planted_duplicate_of_qm7x_goes_with_all_its_displacements(checkout):
+    steps = {row["step"]: row for row in read_csv(checkout / "results/mini/data/qm7x_mini/funnel.csv")}
+    assert int(steps["listed_duplicates"]["removed"]) == 101
+    assert int(steps["stored"]["rows"]) == int(steps["read"]["rows"]) - 101
+
+
+def test_named_splits_nest_and_keep_molecules_apart(checkout):
+    folder = checkout / "results/mini/data/qm7x_mini/splits"
+    random, molecules = np.load(folder / "stocker.npz"), np.load(folder / "stocker_molecules.npz")
+    for split in (random, molecules):
+        parts = [split[name] for name in ("train", "val", "test")]
+        assert len(np.unique(np.concatenate(parts))) == sum(map(len, parts))
+        assert split["train_sizes"].tolist() == [32, 100, 320]
+    with h5py.File(checkout / "results/mini/data/qm7x_mini/store.h5") as store:
+        group = store["group"][:]
+    assert not set(group[molecules["train"]]) & set(group[molecules["test"]])
+    assert set(group[random["train"]]) & set(group[random["test"]])
+    high = np.load(folder / "stocker_high_energy.npz")
+    assert high["test"].tolist() == random["test"].tolist()
+    report = json.loads((folder / "stocker_high_energy.json").read_text())
+    weights = report["details"]["weights"] if "details" in report else report["weights"]
+    assert weights["mean_of_drawn"] > weights["mean_of_all"]
+
+
+def test_table_3_1_and_figures_of_the_data_sets(checkout):
+    data = checkout / "results/mini/data"
+    table = read_csv(data / "tables/table3.1.csv")
+    assert {row["row"] for row in table} == {"ANI-1", "ANI-1x"}
+    before, after = (next(r for r in table if r["row"] == "ANI-1" and r["energies"] == e) for e in
+                     ("as they are", "less linear fit, ours"))  # fmt: skip
+    assert float(after["std_hartree"]) < 0.01 * float(before["std_hartree"])
+    overview = {row["dataset"]: row for row in read_csv(data / "tables/overview.csv")}
+    for name in ("spice_mini", "qm7x_mini", "comp6_mini", "md17_ethanol_mini", "ani1x_mini"):
+        assert overview[name]["forces_verified"] == "yes"
+        assert (data / f"figures/funnel-{name}.png").exists()
+    assert overview["ani1_mini"]["forces_verified"] == "no forces"
+
+
+def test_gradients_taken_for_forces_stop_the_store(tmp_path):
+    folder = copy_checkout(tmp_path)
+    path = folder / "config/datasets.yaml"
+    text = path.read_text()
+    # The reader of ANI-1x trusts the sign; COMP6's layout holds gradients under the name of forces.
+    with h5py.File(folder / "resources/ani1x-mini/ani1x-mini.h5", "r+") as file:
+        for group in file.values():
+            group["wb97x_dz.forces"][...] = -group["wb97x_dz.forces"][...]
+    entry = text[text.index("ani1x_mini:") : text.index("\nani1x:")]
+    size = (folder / "resources/ani1x-mini/ani1x-mini.h5").stat().st_size
+    new = re.sub(r"bytes: \d+", f"bytes: {size}", re.sub(r"sha256: \w+", "sha256: null", entry))
+    path.write_text(text.replace(entry, new))
+    done = snakemake(folder, "results/mini/data/ani1x_mini/store.h5", check=False)
+    assert done.returncode != 0
+    assert "gradients" in done.stdout + done.stderr
+    assert not (folder / "results/mini/data/ani1x_mini/store.h5").exists()
 
 
 def test_second_run_does_nothing(checkout):

@@ -58,6 +58,7 @@ wildcard_constraints:
     study=r"[a-z]+",
     experiment=r"[a-z0-9_]+",
     variant=r"[a-z0-9_]+",
+    split=r"[a-z0-9_]+",
     mix=r"[A-Za-z0-9.-]+",
     seed=r"\d+",
     rows=r"train|all",
@@ -100,12 +101,17 @@ def wrong_scale(wildcards):
 # ---- data ----
 
 
-def source_entries(name):
-    """The files of a data set, each with the entry that describes it."""
+def resolved(name):
+    """Entry of a data set with the entries of its sources, as :func:`build_store` wants it."""
     try:
-        return resolve_dataset(PROJECT.datasets, name, SCALE)["source_entries"]
+        return resolve_dataset(PROJECT.datasets, name, SCALE)
     except InputError as error:
         raise WorkflowError(str(error)) from None
+
+
+def source_entries(name):
+    """The files that are read into the store of a data set, each with the entry that describes it."""
+    return resolved(name)["source_entries"]
 
 
 def path_of(file):
@@ -117,6 +123,19 @@ def source_files(wildcards):
     return [path_of(entry["file"]) for entry in source_entries(wildcards.dataset)]
 
 
+def auxiliary_files(wildcards):
+    """Lists that filters use, by role."""
+    return [path_of(file) for file in resolved(wildcards.dataset)["aux_files"].values()]
+
+
+def all_files(name):
+    """Everything that has to be there before a data set can be read."""
+    entry = resolved(name)
+    return [e["file"] for e in entry["source_entries"]] + list(
+        entry["aux_files"].values()
+    )
+
+
 DOWNLOADS = {
     file["name"]: file
     for entry in PROJECT.datasets.values()
@@ -124,13 +143,56 @@ DOWNLOADS = {
     if not file.get("path")
 }
 
-ENABLED_DATASETS = sorted(
+STUDY_DATASETS = sorted(
     {
         experiment["dataset"]
         for numbers in PROJECT.studies.values()
         for experiment in numbers.get("experiments", {}).values()
     }
 )
+# Data sets that `snakemake data` describes.
+DATASETS = list(
+    PROJECT.settings["data_sets"] or PROJECT.data["datasets"] or STUDY_DATASETS
+)
+ENABLED_DATASETS = sorted({*STUDY_DATASETS, *DATASETS})
+
+# ---- named splits ----
+
+SPLITS = PROJECT.data["splits"]
+
+
+def splits_of(datasets):
+    return [name for name, spec in SPLITS.items() if spec["dataset"] in datasets]
+
+
+def split_path(name, suffix="npz"):
+    return f"{OUT}/data/{SPLITS[name]['dataset']}/splits/{name}.{suffix}"
+
+
+def lookup_split(wildcards):
+    spec = SPLITS.get(wildcards.split)
+    if spec is None or spec["dataset"] != wildcards.dataset:
+        known = ", ".join(splits_of([wildcards.dataset])) or "none"
+        raise WorkflowError(
+            f"config/data.yaml: data set {wildcards.dataset} has no split {wildcards.split} at scale {SCALE}; it has {known}"
+        )
+    return spec
+
+
+def base_split(wildcards):
+    base = lookup_split(wildcards).get("base")
+    return [split_path(base)] if base else []
+
+
+def index_files(wildcards):
+    """Files that hold the publisher's own split."""
+    spec = lookup_split(wildcards)
+    names = {
+        spec[key].partition("#")[0]
+        for key in ("train_index", "test_index")
+        if key in spec
+    }
+    return [path_of(DOWNLOADS[name]) for name in sorted(names)]
 
 
 def split_params(wildcards):

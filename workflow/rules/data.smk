@@ -28,10 +28,10 @@ rule fetch_all:
     input:
         sorted(
             {
-                path_of(entry["file"])
+                path_of(file)
                 for name in ENABLED_DATASETS
-                for entry in source_entries(name)
-                if not entry["file"].get("path")
+                for file in all_files(name)
+                if not file.get("path")
             }
         ),
     localrule: True
@@ -39,7 +39,8 @@ rule fetch_all:
 
 rule store:
     input:
-        source_files,
+        sources=source_files,
+        aux=auxiliary_files,
     output:
         store=f"{OUT}/data/{{dataset}}/store.h5",
         funnel=f"{OUT}/data/{{dataset}}/funnel.csv",
@@ -54,9 +55,7 @@ rule store:
         mem_mb=growing(2000),
         runtime=growing(240),
     params:
-        dataset=lambda wildcards: resolve_dataset(
-            PROJECT.datasets, wildcards.dataset, SCALE
-        ),
+        dataset=lambda wildcards: resolved(wildcards.dataset),
         code=lambda wildcards: code(
             "mlip_studies.data.build",
             *sorted(
@@ -125,3 +124,94 @@ rule self_energies:
         code_folder=f"{STATE}/code",
     script:
         "../scripts/self_energies.py"
+
+
+rule regress:
+    input:
+        f"{OUT}/data/{{dataset}}/store.h5",
+    output:
+        f"{OUT}/data/{{dataset}}/self_energies.json",
+    log:
+        f"{LOGS}/regress/{{dataset}}.log",
+    benchmark:
+        f"{BENCHMARKS}/regress/{{dataset}}.jsonl"
+    localrule: SCALE == "mini"
+    conda:
+        "../../envs/core.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(60),
+    params:
+        code=code("mlip_studies.data.self_energies"),
+        code_folder=f"{STATE}/code",
+    script:
+        "../scripts/regress.py"
+
+
+rule summary:
+    input:
+        f"{OUT}/data/{{dataset}}/store.h5",
+    output:
+        f"{OUT}/data/{{dataset}}/summary.json",
+    log:
+        f"{LOGS}/summary/{{dataset}}.log",
+    benchmark:
+        f"{BENCHMARKS}/summary/{{dataset}}.jsonl"
+    localrule: SCALE == "mini"
+    conda:
+        "../../envs/core.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(60),
+    params:
+        code=code("mlip_studies.data.summary"),
+        code_folder=f"{STATE}/code",
+    script:
+        "../scripts/summary.py"
+
+
+rule named_split:
+    input:
+        store=f"{OUT}/data/{{dataset}}/store.h5",
+        base=base_split,
+        index=index_files,
+    output:
+        split=f"{OUT}/data/{{dataset}}/splits/{{split}}.npz",
+        report=f"{OUT}/data/{{dataset}}/splits/{{split}}.json",
+    log:
+        f"{LOGS}/named_split/{{dataset}}-{{split}}.log",
+    benchmark:
+        f"{BENCHMARKS}/named_split/{{dataset}}-{{split}}.jsonl"
+    localrule: SCALE == "mini"
+    conda:
+        "../../envs/core.yaml"
+    resources:
+        mem_mb=growing(4000 if SCALE == "full" else 1000),
+        runtime=growing(120),
+    params:
+        spec=lookup_split,
+        code=code("mlip_studies.data.named_splits"),
+        code_folder=f"{STATE}/code",
+    script:
+        "../scripts/named_split.py"
+
+
+rule nbody:
+    output:
+        f"{OUT}/data/nbody/nbody.npz",
+    log:
+        f"{LOGS}/nbody.log",
+    benchmark:
+        f"{BENCHMARKS}/nbody.jsonl"
+    localrule: SCALE == "mini"
+    conda:
+        "../../envs/core.yaml"
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(120),
+    params:
+        settings=PROJECT.data["nbody"],
+        code=code("mlip_studies.data.nbody"),
+        code_folder=f"{STATE}/code",
+    script:
+        "../scripts/nbody.py"

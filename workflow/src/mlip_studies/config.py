@@ -81,6 +81,7 @@ class Project:
         studies: merged numbers of each enabled study.
         titles: title and citation of each study.
         datasets: config/datasets.yaml.
+        data: merged content of config/data.yaml: data sets to describe, named splits, charged particles.
     """
 
     scale: str
@@ -88,6 +89,7 @@ class Project:
     studies: dict[str, dict[str, Any]]
     titles: dict[str, dict[str, str]]
     datasets: dict[str, dict[str, Any]]
+    data: dict[str, Any]
 
     @property
     def results(self) -> str:
@@ -137,7 +139,49 @@ def load_project(settings: dict[str, Any], root: Path) -> Project:
                     f"config/studies/{name}.yaml: key 'experiments.{experiment}.dataset': {entry['dataset']!r} is not "
                     f"in config/datasets.yaml; known data sets: {', '.join(sorted(datasets))}"
                 )
-    return Project(settings["scale"], settings, studies, titles, datasets)
+    data = load_data(root, settings, datasets)
+    return Project(settings["scale"], settings, studies, titles, datasets, data)
+
+
+def load_data(root: Path, settings: dict[str, Any], datasets: dict[str, Any]) -> dict[str, Any]:
+    """config/data.yaml at one scale: data sets to describe, named splits, charged particles.
+
+    A split that is null at a scale does not exist there. ``data_sets`` of the settings replaces the list of data sets.
+
+    Raises:
+        InputError: a mistake in the file, or a data set or base split that does not exist.
+    """
+    label = "config/data.yaml"
+    content = read_yaml(root / "config" / "data.yaml")
+    unknown = set(content) - set(SCALES)
+    if unknown or "full" not in content:
+        raise InputError(f"{label}: expected the keys full and mini, found {', '.join(sorted(content))}")
+    data = content["full"] if settings["scale"] == "full" else merge(content["full"], content.get("mini") or {})
+    data["splits"] = {name: spec for name, spec in data.get("splits", {}).items() if spec is not None}
+    validate(data, root / "workflow" / "schemas" / "data.schema.yaml", label)
+    used = {f"splits.{name}.dataset": spec["dataset"] for name, spec in data["splits"].items()}
+    used |= {f"table31.{name}": dataset for name, dataset in data["table31"].items()}
+    used |= {f"datasets[{i}]": name for i, name in enumerate(data["datasets"] or [])}
+    for key, name in used.items():
+        if name not in datasets:
+            raise InputError(f"{label}: key '{key}': {name!r} is not in config/datasets.yaml{_nearest(name, datasets)}")
+    for name in settings.get("data_sets") or []:
+        if name not in datasets:
+            known = _nearest(name, datasets)
+            raise InputError(f"config/config.yaml: key 'data_sets': {name!r} is not in config/datasets.yaml{known}")
+    for name, spec in data["splits"].items():
+        base = spec.get("base")
+        if base and (base not in data["splits"] or data["splits"][base]["dataset"] != spec["dataset"]):
+            owner = spec["dataset"]
+            raise InputError(f"{label}: key 'splits.{name}.base': {base!r} is not a split of data set {owner!r}")
+        if len(spec.get("val", [])) not in (0, len(spec.get("train", []))):
+            raise InputError(f"{label}: key 'splits.{name}.val': expected one size per training size")
+    return data
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"
 
 
 def _with_overrides(numbers: dict[str, Any], settings: dict[str, Any], name: str) -> dict[str, Any]:

@@ -1,0 +1,102 @@
+# Figures and tables of the data sets: `snakemake data`.
+
+
+include: "data_report_common.smk"
+
+
+rule reference_energies:
+    input:
+        fits=[f"{DATA_OUT}/{name}/self_energies.json" for name in DATASETS],
+        published="config/self_energies.yaml",
+        schema="workflow/schemas/self_energies.schema.yaml",
+        atoms="resources/isolated-atoms/isolated_atoms.csv",
+    output:
+        f"{DATA_OUT}/reference_energies.csv",
+    log:
+        f"{LOGS}/reference_energies.log",
+    benchmark:
+        f"{BENCHMARKS}/reference_energies.jsonl"
+    localrule: True
+    conda:
+        "../../envs/core.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        levels={name: levels_of(name) for name in DATASETS},
+        code=code("mlip_studies.data.reference_energies"),
+    script:
+        "../scripts/reference_energies.py"
+
+
+rule table31:
+    input:
+        stores=table31_files("store.h5"),
+        fits=table31_files("self_energies.json"),
+        published="config/self_energies.yaml",
+        schema="workflow/schemas/self_energies.schema.yaml",
+    output:
+        f"{DATA_OUT}/table31.csv",
+    log:
+        f"{LOGS}/table31.log",
+    benchmark:
+        f"{BENCHMARKS}/table31.jsonl"
+    localrule: SCALE == "mini"
+    conda:
+        "../../envs/core.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(60),
+    params:
+        rows=list(PROJECT.data["table31"]),
+        code=code("mlip_studies.data.reference_energies"),
+    script:
+        "../scripts/table31.py"
+
+
+# One rule per figure and table, named by its alias: `snakemake data_funnel_spice_mini` makes
+# results/mini/data/figures/funnel-spice_mini.png.
+for alias_name, key, dataset in data_targets():
+
+    rule:
+        name:
+            alias_name
+        input:
+            data_inputs(key, dataset),
+        output:
+            report(
+                data_outputs(key, dataset)[0],
+                caption=f"../report/data/{PRODUCTS[key].caption}",
+                category="Data sets",
+                subcategory=dataset or "all",
+                labels=data_labels(key, dataset),
+            ),
+            data_outputs(key, dataset)[1:],
+        log:
+            f"{LOGS}/{alias_name}.log",
+        benchmark:
+            f"{BENCHMARKS}/draw/{alias_name}.jsonl"
+        localrule: True
+        conda:
+            "../../envs/core.yaml"
+        resources:
+            mem_mb=1000,
+            runtime=10,
+        params:
+            product=key,
+            dataset=dataset,
+            scale=SCALE,
+            title=PROJECT.datasets[dataset]["title"] if dataset else "",
+            code=code("mlip_studies.studies.data_overview"),
+        script:
+            "../scripts/data_product.py"
+
+
+rule data:
+    input:
+        [data_outputs(key, dataset)[0] for _, key, dataset in data_targets()],
+    localrule: True
+
+
+STUDY_TARGETS += rules.data.input
+DEMO_TARGETS += rules.data.input
