@@ -973,7 +973,11 @@ def test_interrupt_ends_all_and_keeps_the_parts(server, tmp_path):
     hold = threading.Event()
     server.always = Reply(cut=1_000_000, hold=hold)
     entries = [entry(f"{server.url}/data.bin", name=name) for name in ("a.bin", "b.bin", "c.bin")]
-    code = "from mlip_studies.data.download import Limits, fetch_many\nfetch_many(*a, limits=Limits(stall_s=0.5))"
+    # What starts in the background of a shell ignores the signal, and its children inherit that.
+    code = (
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from mlip_studies.data.download import Limits, fetch_many\nfetch_many(*a, limits=Limits(stall_s=0.5))"
+    )
     process = child(code, entries, str(tmp_path), None, 2)
     wait_until(lambda: len(list(tmp_path.glob("*.part"))) == 2 and len(server.sent) == 2)
     process.send_signal(signal.SIGINT)
