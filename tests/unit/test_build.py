@@ -151,7 +151,7 @@ def test_filters_follow_each_other_and_have_a_step_each(tmp_path, files, filters
         assert [step["step"] for step in store.provenance["funnel"]] == [step["step"] for step in funnel]
     assert [(step["step"], step["rows"], step["removed"]) for step in funnel] == [
         ("read", "21", "0"),
-        ("elements", "21", "0"),
+        ("expected elements", "21", "0"),
         ("odd", "10", "11"),
         ("not a", "5", "5"),
         ("finite labels", "5", "0"),

@@ -100,7 +100,7 @@ def test_ani_file_becomes_a_store_in_ev(tmp_path):
         assert store.provenance["sources"][0]["file"] == "ani.h5"
         assert len(store.provenance["sources"][0]["sha256"]) == 64
         assert store.provenance["levels"][LOW] == "ωB97X/6-31G(d)"
-    assert [step["step"] for step in funnel] == ["read", "elements", "finite labels", "stored"]
+    assert [step["step"] for step in funnel] == ["read", "expected elements", "finite labels", "stored"]
     assert [int(step["rows"]) for step in funnel] == [15] * 4
 
 

@@ -363,7 +363,7 @@ def _fill_funnel(
     funnel.steps.append(("read", sum(counts.read.values()), 0, reason))
     allowed = ", ".join(periodic.symbols(elements))
     dropped = "; ".join(f"{n} with {name}" for name, n in sorted(counts.unknown.items())) or "none found"
-    funnel.add("elements", sum(counts.unknown.values()), f"elements outside {allowed}: {dropped}")
+    funnel.add("expected elements", sum(counts.unknown.values()), f"elements outside {allowed}: {dropped}")
     several = sum(bool(one.filters) for one in filters) > 1
     for one in filters:
         one.report(funnel, several)
