@@ -54,28 +54,27 @@ rule table31:
         "../scripts/table31.py"
 
 
-# One rule per figure and table, named by its alias: `snakemake data_funnel_spice_mini` makes
-# results/mini/data/figures/funnel-spice_mini.png.
-for alias_name, key, dataset in data_targets():
+# Figures and tables of one data set, by path: results/mini/data/figures/funnel-spice_mini.png. Any data set will do.
+for rule_name, key in data_products(per_dataset=True):
 
     rule:
         name:
-            alias_name
+            rule_name
         input:
-            data_inputs(key, dataset),
+            data_inputs_of(key),
         output:
             report(
-                data_outputs(key, dataset)[0],
+                data_files(key)[0],
                 caption=f"../report/data/{PRODUCTS[key].caption}",
                 category="Data sets",
-                subcategory=dataset or "all",
-                labels=data_labels(key, dataset),
+                subcategory="{dataset}",
+                labels=data_labels(key),
             ),
-            data_outputs(key, dataset)[1:],
+            data_files(key)[1:],
         log:
-            f"{LOGS}/{alias_name}.log",
+            f"{LOGS}/{rule_name}/{{dataset}}.log",
         benchmark:
-            f"{BENCHMARKS}/draw/{alias_name}.jsonl"
+            f"{BENCHMARKS}/draw/{rule_name}-{{dataset}}.jsonl"
         localrule: True
         conda:
             "../../envs/core.yaml"
@@ -84,9 +83,46 @@ for alias_name, key, dataset in data_targets():
             runtime=10,
         params:
             product=key,
-            dataset=dataset,
+            dataset=lambda wildcards: wildcards.dataset,
             scale=SCALE,
-            title=PROJECT.datasets[dataset]["title"] if dataset else "",
+            title=lambda wildcards: resolved(wildcards.dataset)["title"],
+            code=code("mlip_studies.studies.data_overview"),
+        script:
+            "../scripts/data_product.py"
+
+
+# Figures and tables across data sets, also by their alias: `snakemake data_self_energies`.
+for rule_name, key in data_products(per_dataset=False):
+
+    rule:
+        name:
+            rule_name
+        input:
+            data_inputs(key),
+        output:
+            report(
+                data_files(key)[0],
+                caption=f"../report/data/{PRODUCTS[key].caption}",
+                category="Data sets",
+                subcategory="all",
+                labels=data_labels(key),
+            ),
+            data_files(key)[1:],
+        log:
+            f"{LOGS}/{rule_name}.log",
+        benchmark:
+            f"{BENCHMARKS}/draw/{rule_name}.jsonl"
+        localrule: True
+        conda:
+            "../../envs/core.yaml"
+        resources:
+            mem_mb=1000,
+            runtime=10,
+        params:
+            product=key,
+            dataset="",
+            scale=SCALE,
+            title="",
             code=code("mlip_studies.studies.data_overview"),
         script:
             "../scripts/data_product.py"
@@ -94,7 +130,7 @@ for alias_name, key, dataset in data_targets():
 
 rule data:
     input:
-        [data_outputs(key, dataset)[0] for _, key, dataset in data_targets()],
+        data_targets(),
     localrule: True
 
 

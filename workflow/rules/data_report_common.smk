@@ -4,37 +4,53 @@ from mlip_studies.studies.data_products import PRODUCTS
 DATA_OUT = f"{OUT}/data"
 
 
-def data_targets():
-    """Every figure and table of `snakemake data`: (alias, key of the product, data set or nothing)."""
-    targets = []
-    for key, product in PRODUCTS.items():
-        if product.name == "table3.1" and not {*PROJECT.data["table31"].values()} <= {
-            *DATASETS
-        }:
-            continue
-        if key == "table-splits" and not splits_of(DATASETS):
-            continue
-        for dataset in DATASETS if product.per_dataset else [""]:
-            plain = "_".join(
-                part for part in ("data", key.replace(".", "_"), dataset) if part
-            )
-            targets.append((re.sub(r"[^a-z0-9]+", "_", plain), key, dataset))
-    return targets
+def data_products(per_dataset):
+    """(name of the rule, key of the product) of what can be made for every data set, or of what is made once."""
+    return [
+        (f"data_{re.sub(r'[^a-z0-9]+', '_', key)}", key)
+        for key, product in PRODUCTS.items()
+        if product.per_dataset == per_dataset
+    ]
 
 
-def data_inputs(key, dataset):
-    splits = {name: SPLITS[name]["dataset"] for name in splits_of(DATASETS)}
-    return PRODUCTS[key].input_paths(DATA_OUT, DATASETS, splits, dataset or None)
-
-
-def data_outputs(key, dataset):
-    return PRODUCTS[key].paths(DATA_OUT, dataset or None)
-
-
-def data_labels(key, dataset):
+def data_files(key, suffixes=slice(None)):
+    """Files of a product; {dataset} stands for the data set where there is one product for each."""
     product = PRODUCTS[key]
-    name = product.file_name(dataset or None)
+    return product.paths(DATA_OUT, "{dataset}" if product.per_dataset else None)[
+        suffixes
+    ]
+
+
+def data_inputs_of(key):
+    """Input function of a product that there is once for every data set."""
+    return lambda wildcards: PRODUCTS[key].input_paths(
+        DATA_OUT, dataset=wildcards.dataset
+    )
+
+
+def data_inputs(key):
+    splits = {name: SPLITS[name]["dataset"] for name in splits_of(DATASETS)}
+    return PRODUCTS[key].input_paths(DATA_OUT, DATASETS, splits)
+
+
+def data_labels(key):
+    product = PRODUCTS[key]
+    name = product.file_name("{dataset}" if product.per_dataset else None)
     return {"name": name, "in the thesis": product.in_paper}
+
+
+def data_targets():
+    """The page of every product that the data sets of this scale allow."""
+    possible = {
+        "table-table3.1": {*PROJECT.data["table31"].values()} <= {*DATASETS},
+        "table-splits": bool(splits_of(DATASETS)),
+    }
+    return [
+        path
+        for key in PRODUCTS
+        if possible.get(key, True)
+        for path in expand(data_files(key, slice(1)), dataset=DATASETS)
+    ]
 
 
 def levels_of(dataset):
