@@ -141,6 +141,10 @@ def test_funnel_of_spice_counts_what_the_file_holds(checkout):
     assert int(steps["neutral"]["removed"]) == charged
     assert int(steps["stored"]["rows"]) == kept
     assert "1 group(s) without rows" in steps["read"]["reason"]
+    # What the filter removed is no element of the store, so the regression is of full rank.
+    fit = json.loads((checkout / "results/mini/data/spice_mini/self_energies.json").read_text())
+    fit = fit["fidelities"]["wb97m_d3bj"]
+    assert (fit["elements"], fit["rank"]) == ([1, 6, 7, 8, 16], 5)
     recommended = read_csv(checkout / "results/mini/data/spice_mini_recommended/funnel.csv")
     assert int(next(row for row in recommended if row["step"] == "max_force")["removed"]) > 0
 

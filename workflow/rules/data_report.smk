@@ -86,6 +86,7 @@ for rule_name, key in data_products(per_dataset=True):
             dataset=lambda wildcards: wildcards.dataset,
             scale=SCALE,
             title=lambda wildcards: resolved(wildcards.dataset)["title"],
+            shipped=lambda wildcards: is_shipped(wildcards.dataset),
             code=code("mlip_studies.studies.data_overview"),
         script:
             "../scripts/data_product.py"
@@ -123,6 +124,7 @@ for rule_name, key in data_products(per_dataset=False):
             dataset="",
             scale=SCALE,
             title="",
+            shipped=all(is_shipped(name) for name in DATASETS),
             code=code("mlip_studies.studies.data_overview"),
         script:
             "../scripts/data_product.py"

@@ -53,6 +53,11 @@ def data_targets():
     ]
 
 
+def is_shipped(dataset):
+    """Whether every file of a data set is made by this project."""
+    return all(file.get("path") for file in all_files(dataset))
+
+
 def levels_of(dataset):
     """Level of theory of each fidelity, as captions print it."""
     return resolved(dataset)["levels"]

@@ -13,7 +13,7 @@ with job(snakemake.log[0]):
     make_product(
         snakemake.params.product,
         DataFiles.from_paths(snakemake.input),
-        Context(snakemake.params.scale, snakemake.params.title),
+        Context(snakemake.params.scale, snakemake.params.title, snakemake.params.shipped),
         snakemake.output[0],
         snakemake.params.dataset,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import threading
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from mlip_studies import elements as periodic
 from mlip_studies.artifacts import PathLike, atomic_path, discard, recorded
 from mlip_studies.data.catalog import resolve_dataset
 from mlip_studies.data.download_local import Digests
-from mlip_studies.data.filters import Filter, make_filters
+from mlip_studies.data.filters import Elements, Filter, make_filters
 from mlip_studies.data.force_check import ForceCheck
 from mlip_studies.data.geometry import TOLERANCE_ANGSTROM, GeometryIndex
 from mlip_studies.data.readers import ConfigurationIds, get_reader
@@ -224,10 +224,11 @@ def build_store(
     # A composed data set may filter once more what its sources let through.
     joint = _Filters(dataset, aux) if "sources" in dataset else None
     reference, index = _reference_index(dataset, entries, paths)
+    expected = sorted(periodic.numbers(dataset["elements"]))
     provenance: dict[str, Any] = {
         "dataset": dataset.get("name"),
         "title": dataset.get("title"),
-        "elements": sorted(periodic.numbers(dataset["elements"])),
+        "elements": _remaining_elements(expected, filters.values()),
         "levels": {name: level for entry in entries for name, level in entry.get("levels", {}).items()},
         "licence": dataset.get("licence"),
         "citation": dataset.get("citation"),
@@ -238,7 +239,7 @@ def build_store(
         "aux": [{"role": role, "file": path.name, **_checked(path, dataset, role)} for role, path in aux.items()],
     }
     allowed = np.zeros(256, dtype=np.bool_)
-    allowed[provenance["elements"]] = True
+    allowed[expected] = True
     on_unknown = dataset.get("unknown_elements", "error")
     counts = _Counts()
     origin: list[dict[str, Any]] = []
@@ -298,7 +299,7 @@ def build_store(
                 }
             )
         every = [*filters.values(), joint] if joint else [*filters.values()]
-        _fill_funnel(funnel, counts, provenance["elements"], fidelities, every)
+        _fill_funnel(funnel, counts, expected, fidelities, every)
         if index is not None:
             reason = f"geometry also present at {reference} (sorted distances within {index.tolerance:g} Å)"
             funnel.add("duplicates", counts.duplicates, reason)
@@ -319,6 +320,18 @@ def _checked(path: Path, dataset: Mapping[str, Any], role: str) -> dict[str, Any
     """Checksum and size of an auxiliary file, compared with its entry."""
     with _digest(path, (dataset.get("aux_files") or {}).get(role) or {}) as digest:
         return digest.result()
+
+
+def _remaining_elements(expected: Sequence[int], filters: Iterable[_Filters]) -> list[int]:
+    """The elements that a store may hold: those of the files, less what filters on elements remove from all of them."""
+    parts = []
+    for one in filters:
+        keep = set(expected)
+        for each in one.filters:
+            if isinstance(each, Elements):
+                keep &= set(each.allowed.tolist())
+        parts.append(keep)
+    return sorted(set().union(*parts)) or list(expected)
 
 
 def _unknown_elements(block: Block, allowed: NDArray[np.bool_], on_unknown: str, counts: _Counts, path: Path) -> None:

@@ -123,17 +123,20 @@ class Elements(Filter):
 
     Args:
         keep: the elements.
+
+    Attributes:
+        allowed: their atomic numbers.
     """
 
     name = "elements"
 
     def __init__(self, keep: list[str]) -> None:
-        self._allowed = np.array(periodic.numbers(keep))
+        self.allowed = np.array(periodic.numbers(keep))
         self._dropped: Counter[str] = Counter()
 
     def keep(self, block: Block) -> NDArray[np.bool_]:
         """See :meth:`Filter.keep`."""
-        outside = np.setdiff1d(block.atomic_numbers, self._allowed)
+        outside = np.setdiff1d(block.atomic_numbers, self.allowed)
         for name in periodic.symbols(outside) if len(block) else ():
             self._dropped[name] += len(block)
         return _all(block, len(outside) == 0)
@@ -141,7 +144,7 @@ class Elements(Filter):
     def reason(self) -> str:
         """See :meth:`Filter.reason`."""
         dropped = ", ".join(f"{n} with {name}" for name, n in sorted(self._dropped.items()))
-        return f"elements other than {', '.join(periodic.symbols(self._allowed))}: {dropped or 'none'}"
+        return f"elements other than {', '.join(periodic.symbols(self.allowed))}: {dropped or 'none'}"
 
 
 @dataclass

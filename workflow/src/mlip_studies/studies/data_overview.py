@@ -68,10 +68,12 @@ class Context:
     Attributes:
         scale: mini or full.
         title: title of the data set, where a product is about one.
+        shipped: whether all files are made by this project and ship with it.
     """
 
     scale: str
     title: str = ""
+    shipped: bool = True
 
 
 class DataFiles:
@@ -163,6 +165,8 @@ def _records(frame: pd.DataFrame) -> Iterable[Any]:
 
 
 def _scale_note(context: Context) -> str:
+    if context.scale == "mini" and not context.shipped:
+        return "mini scale: (also) published data, not all of them"
     return MINI if context.scale == "mini" else f"{context.scale} scale"
 
 
