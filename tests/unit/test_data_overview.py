@@ -412,8 +412,12 @@ def test_levels_without_an_atom_are_named(tmp_path):
     plt.close(figure)
     assert "O of bare (PBE)" in note
     assert np.isnan(tidy[tidy["dataset"] == "bare"]["difference_ev"].item())
-    with pytest.raises(InputError, match="no self energy has an isolated atom"):
-        drawn.self_energies(reference_files(tmp_path, rows[-1:]), MINI)
+    # A user's own level must not stop the rest: the figure says that there is nothing to compare with.
+    figure, tidy = drawn.self_energies(reference_files(tmp_path, rows[-1:]), MINI)
+    texts = [text.get_text() for axis in figure.axes for text in axis.texts]
+    plt.close(figure)
+    assert len(texts) == 1 and "No energies of isolated atoms are known at PBE." in texts[0]
+    assert tidy["energy_ev"].tolist() == [-2040.0]
 
 
 def test_a_single_element_makes_one_panel(tmp_path):

@@ -463,10 +463,7 @@ def self_energies(files: DataFiles, context: Context, dataset: str = "") -> tupl
     frame = reference_table(files, context)
     shown = frame[~frame["is_reference"] & frame["difference_ev"].notna()]
     if shown.empty:
-        raise InputError(
-            f"{files.path('reference_energies')}: no self energy has an isolated atom to compare with; add the "
-            "isolated atoms of the levels of these data sets"
-        )
+        return _nothing_to_compare(frame, context), frame
     ours = frame[frame["kind"] == OUR_FIT].drop_duplicates(["dataset", "fidelity"])
     level_of = {(row.dataset, row.fidelity): row.level for row in _records(ours)}
     lines = list(dict.fromkeys(zip(shown["dataset"], shown["fidelity"], strict=True)))
@@ -508,6 +505,18 @@ def self_energies(files: DataFiles, context: Context, dataset: str = "") -> tupl
         figure.legend(handles=handles, loc="outside upper left", ncols=2, columnspacing=1.2, handletextpad=0.4)
         footer(figure, "\n".join(_level_notes(frame, context, levels, level_of, lines)))
     return figure, frame
+
+
+def _nothing_to_compare(frame: pd.DataFrame, context: Context) -> Figure:
+    """Says why there is no comparison: a user's own level, for instance, has no known atoms."""
+    levels = ", ".join(dict.fromkeys(frame["level"])) or "these levels"
+    text = f"No energies of isolated atoms are known at {levels}.\nThe fitted self energies are in the table."
+    with style():
+        figure, axis = plt.subplots(figsize=(FULL_WIDTH, 1.4))
+        axis.axis("off")
+        axis.text(0.5, 0.5, text, ha="center", va="center", transform=axis.transAxes)
+        footer(figure, _scale_note(context))
+    return figure
 
 
 def _level_notes(
@@ -1138,4 +1147,5 @@ def _page_title(product: Product, context: Context, dataset: str) -> str:
 
 
 def _page_caption(product: Product, caption: str, context: Context) -> str:
-    return " ".join(part for part in (caption, f"Scale: {_scale_note(context)}.") if part)
+    note = _scale_note(context)
+    return " ".join(part for part in (caption, f"{note[0].upper()}{note[1:]}.") if part)
