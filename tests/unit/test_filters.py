@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlip_studies.data.filters import FILTERS, make_filters
+from mlip_studies.data.filters import FILTERS, Filter, make_filters
 from mlip_studies.data.molecules import smiles_facts
 from mlip_studies.data.store import Block
 from mlip_studies.errors import InputError
@@ -262,3 +262,10 @@ def test_filters_are_made_in_order_and_each_has_a_reason():
 def test_bad_filters(options, message):
     with pytest.raises(InputError, match=message):
         make_filters({"filters": [options]}, {"duplicates": Path("x")})
+
+
+def test_high_energy_and_the_base_class():
+    with pytest.raises(InputError, match=r"filters.high_energy.keep: 'some'; expected only or none"):
+        one({"name": "high_energy", "keep": "some"})
+    with pytest.raises(TypeError, match="abstract"):
+        Filter()

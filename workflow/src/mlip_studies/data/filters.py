@@ -7,6 +7,7 @@ once all blocks have passed.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from mlip_studies.errors import InputError
 _MAD_TO_SIGMA = 1.4826
 
 
-class Filter:
+class Filter(ABC):
     """A rule that keeps or drops configurations.
 
     Attributes:
@@ -37,17 +38,17 @@ class Filter:
     name: ClassVar[str]
     source: str = ""
 
+    @abstractmethod
     def keep(self, block: Block) -> NDArray[np.bool_]:
         """Which frames stay, shape (n_frames,).
 
         Raises:
             InputError: the block lacks what the rule needs.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def reason(self) -> str:
         """What the rule asks for and what it met, in one phrase."""
-        raise NotImplementedError
 
     def _fail(self, block: Block, problem: str) -> InputError:
         where = f"{self.source}: " if self.source else ""
@@ -341,51 +342,49 @@ class ListedDuplicates(Filter):
 
 
 @dataclass
-class Equilibrium(Filter):
-    """Keeps only or none of the equilibrium structures (column ``displacement`` = 0).
+class _OneKind(Filter):
+    """Keeps only or none of the frames of a kind that a column tells.
 
     Attributes:
         which: ``only`` or ``none``.
     """
 
-    name: ClassVar[str] = "equilibrium"
+    column: ClassVar[str]
+    value: ClassVar[int]
+    # What goes, for each choice.
+    reasons: ClassVar[Mapping[str, str]]
     which: str
 
     def __post_init__(self) -> None:
-        if self.which not in ("only", "none"):
-            raise InputError(f"filters.equilibrium.keep: {self.which!r}; expected only or none")
+        if self.which not in self.reasons:
+            raise InputError(f"filters.{self.name}.keep: {self.which!r}; expected only or none")
 
     def keep(self, block: Block) -> NDArray[np.bool_]:
         """See :meth:`Filter.keep`."""
-        return (self._column(block, "displacement") == 0) == (self.which == "only")
+        return (self._column(block, self.column) == self.value) == (self.which == "only")
 
     def reason(self) -> str:
         """See :meth:`Filter.reason`."""
-        return "displaced structures" if self.which == "only" else "equilibrium structures"
+        return self.reasons[self.which]
 
 
-@dataclass
-class HighEnergy(Filter):
-    """Keeps only or none of the frames that ANI-1 files apart as high in energy (column ``high_energy`` = 1).
+class Equilibrium(_OneKind):
+    """Keeps only or none of the equilibrium structures (column ``displacement`` = 0)."""
 
-    Attributes:
-        which: ``only`` or ``none``.
-    """
+    name = "equilibrium"
+    column, value = "displacement", 0
+    reasons: ClassVar[Mapping[str, str]] = {"only": "displaced structures", "none": "equilibrium structures"}
 
-    name: ClassVar[str] = "high_energy"
-    which: str
 
-    def __post_init__(self) -> None:
-        if self.which not in ("only", "none"):
-            raise InputError(f"filters.high_energy.keep: {self.which!r}; expected only or none")
+class HighEnergy(_OneKind):
+    """Keeps only or none of the frames that ANI-1 files apart as high in energy (column ``high_energy`` = 1)."""
 
-    def keep(self, block: Block) -> NDArray[np.bool_]:
-        """See :meth:`Filter.keep`."""
-        return (self._column(block, "high_energy") == 1) == (self.which == "only")
-
-    def reason(self) -> str:
-        """See :meth:`Filter.reason`."""
-        return "frames outside the high-energy part" if self.which == "only" else "the high-energy part of the file"
+    name = "high_energy"
+    column, value = "high_energy", 1
+    reasons: ClassVar[Mapping[str, str]] = {
+        "only": "frames outside the high-energy part",
+        "none": "the high-energy part of the file",
+    }
 
 
 FILTERS: dict[str, type[Filter]] = {
