@@ -32,6 +32,7 @@ for name in PROJECT.studies:
     include: f"workflow/rules/studies/{name}.smk"
 
 
+include: "workflow/rules/models.smk"
 include: "workflow/rules/data_report.smk"
 include: "workflow/rules/report.smk"
 

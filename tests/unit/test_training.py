@@ -18,10 +18,9 @@ from mlip_studies.data.store import StoreWriter
 from mlip_studies.errors import InputError
 from mlip_studies.models.potential import load_potential
 from mlip_studies.training import state as state_module
-from mlip_studies.training.config import TrainingConfig
 from mlip_studies.training.device import choose_device
-from mlip_studies.training.multi_fidelity import RunInputs, RunOutputs, RunSpec, run
-from mlip_studies.training.state import JobState, fingerprint, load_checkpoint
+from mlip_studies.training.multi_fidelity import Numbers, RunInputs, RunOutputs, RunSpec, run
+from mlip_studies.training.state import JobState, fingerprint
 
 WATER = np.array([[0.0, 0.0, 0.12], [0.0, 0.76, -0.47], [0.0, -0.76, -0.47]])
 SELF_LOW = {1: -13.0, 8: -2040.0}
@@ -141,12 +140,17 @@ run(RunSpec.from_dict(json.loads((folder / "spec.json").read_text())),
 
 
 def saved_position(state: Path) -> tuple[int, int]:
-    """Stage and step of the checkpoint, (-1, -1) if there is none yet."""
-    for path in state.glob("*/checkpoint.pt"):
-        checkpoint = load_checkpoint(path)
-        if checkpoint is not None:
-            return checkpoint["stage"], checkpoint["progress"]["step"]
-    return -1, -1
+    """Stage and step of the newest checkpoint, (-1, -1) if there is none yet."""
+    import torch
+
+    found = []
+    for path in state.glob("*/stage?-*.pt"):
+        try:
+            saved = torch.load(path, weights_only=True)
+        except FileNotFoundError:  # two newer ones are there by now
+            continue
+        found.append((int(path.name[5]), saved["step"]))
+    return max(found, default=(-1, -1))
 
 
 @pytest.mark.parametrize(("strategy", "position"), [("mix", (0, 20)), ("transfer", (1, 10))])
@@ -181,22 +185,26 @@ def test_changed_configuration_starts_fresh_and_says_so(tmp_path, capsys):
     inputs = make_inputs(tmp_path)
     state = tmp_path / "state"
     (state / "0123456789abcdef").mkdir(parents=True)
-    (state / "0123456789abcdef" / "checkpoint.pt").write_bytes(b"of another configuration")
+    (state / "0123456789abcdef" / "stage0-00000001-0123456789abcdef.pt").write_bytes(b"of another configuration")
     run(RunSpec.from_dict(make_spec(max_steps=5)), inputs, outputs_in(tmp_path / "out"), state, "cpu")
     assert "training from the start" in capsys.readouterr().out
     assert not (state / "0123456789abcdef").exists()
 
 
-def test_unreadable_checkpoint_starts_fresh(tmp_path, capsys):
+def test_all_checkpoints_corrupted_starts_fresh(tmp_path, capsys):
     inputs = make_inputs(tmp_path)
     spec = RunSpec.from_dict(make_spec(max_steps=5))
     with pytest.raises(InputError):
         run(spec, inputs, outputs_in(Path("/proc/nowhere")), tmp_path / "state", "cpu")
     (folder,) = (tmp_path / "state").iterdir()
-    (folder / "checkpoint.pt").write_bytes(b"half a checkpoint")
-    (folder / "stage0.pt").unlink()
+    files = list(folder.glob("*.pt"))
+    assert len(files) == 2
+    for path in files:
+        path.write_bytes(b"half a checkpoint")
     run(spec, inputs, outputs_in(tmp_path / "out"), tmp_path / "state", "cpu")
-    assert "unreadable checkpoint" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "corrupted checkpoint" in output
+    assert "starting from the beginning" in output
 
 
 def test_second_writer_stops(tmp_path):
@@ -328,6 +336,6 @@ def test_device_choice(monkeypatch, capsys):
 
 
 def test_defaults_are_those_of_the_thesis():
-    config = TrainingConfig()
+    config = Numbers()
     assert (config.learning_rate, config.min_learning_rate) == (1e-4, 1e-7)
     assert (config.plateau_factor, config.plateau_patience) == (0.5, 10)

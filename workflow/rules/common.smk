@@ -8,7 +8,7 @@ import yaml
 from snakemake.exceptions import WorkflowError
 
 from mlip_studies.codehash import code_hash
-from mlip_studies.config import load_project, load_study
+from mlip_studies.config import load_project, load_study, merge
 from mlip_studies.data.catalog import resolve_dataset
 from mlip_studies.errors import InputError
 from mlip_studies.jobs import add_to_python_path
@@ -62,6 +62,7 @@ wildcard_constraints:
     mix=r"[A-Za-z0-9.-]+",
     seed=r"\d+",
     rows=r"train|all",
+    network=r"[a-z0-9_]+",
 
 
 def code(*modules):

@@ -82,6 +82,7 @@ class Project:
         titles: title and citation of each study.
         datasets: config/datasets.yaml.
         data: merged content of config/data.yaml: data sets to describe, named splits, charged particles.
+        models: config/models.yaml: the networks of the papers, and the check of their training.
     """
 
     scale: str
@@ -90,6 +91,7 @@ class Project:
     titles: dict[str, dict[str, str]]
     datasets: dict[str, dict[str, Any]]
     data: dict[str, Any]
+    models: dict[str, Any]
 
     @property
     def results(self) -> str:
@@ -140,7 +142,32 @@ def load_project(settings: dict[str, Any], root: Path) -> Project:
                     f"in config/datasets.yaml; known data sets: {', '.join(sorted(datasets))}"
                 )
     data = load_data(root, settings, datasets)
-    return Project(settings["scale"], settings, studies, titles, datasets, data)
+    return Project(settings["scale"], settings, studies, titles, datasets, data, load_models(root, settings["scale"]))
+
+
+def load_models(root: Path, scale: str) -> dict[str, Any]:
+    """config/models.yaml at one scale: ``networks`` by name and ``training_check``.
+
+    A network's ``options`` and ``training`` are those of the paper; at the mini scale, ``mini`` holds them with its changes
+    for the check of training, while parameters are always counted in the paper's network.
+
+    Raises:
+        InputError: a mistake in the file, or a model that is not in the catalog.
+    """
+    from mlip_studies.models.catalog import MODELS
+
+    label = "config/models.yaml"
+    content = read_yaml(root / "config" / "models.yaml")
+    validate(content, root / "workflow" / "schemas" / "models.schema.yaml", label)
+    for name, entry in content["networks"].items():
+        if entry["model"] not in MODELS:
+            known = _nearest(entry["model"], MODELS)
+            raise InputError(f"{label}: key 'networks.{name}.model': {entry['model']!r} is no model{known}")
+        trained = {key: entry[key] for key in ("options", "training") if entry[key] is not None}
+        entry["trained"] = merge(trained, entry.pop("mini", {})) if scale == "mini" else trained
+    check = content["training_check"]
+    content["training_check"] = check["full"] if scale == "full" else merge(check["full"], check["mini"])
+    return content
 
 
 def load_data(root: Path, settings: dict[str, Any], datasets: dict[str, Any]) -> dict[str, Any]:

@@ -51,3 +51,12 @@ def scatter_sum(values: Tensor, index: Tensor, size: int, backend: str | None = 
         module = importlib.import_module("torch_scatter")
         return module.scatter(values, index, dim=0, dim_size=size, reduce="sum")
     return values.new_zeros((size, *values.shape[1:])).index_add(0, index, values)
+
+
+def gather(values: Tensor, index: Tensor) -> Tensor:
+    """Rows ``index`` of ``values``: shape (n_rows, ...) from (size, ...), the transpose of :func:`scatter_sum`.
+
+    ``index_select`` and its gradient are several times faster on a CPU than indexing with brackets.
+    """
+    # index_select refuses to take nothing from nothing, which a batch without edges asks for.
+    return values.index_select(0, index) if values.shape[0] else values[index]

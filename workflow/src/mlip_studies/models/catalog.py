@@ -9,6 +9,13 @@ from mlip_studies.errors import InputError
 
 #: name -> (module, class). Modules are imported on use, so that editing one model never reruns another's training.
 MODELS: dict[str, tuple[str, str]] = {
+    "so3krates": ("mlip_studies.models.so3krates", "So3krates"),
+    "gemnet_t": ("mlip_studies.models.gemnet", "GemNetT"),
+    "gemnet_q": ("mlip_studies.models.gemnet", "GemNetQ"),
+    "schnet": ("mlip_studies.models.schnet", "SchNet"),
+    "dimenet_plus_plus": ("mlip_studies.models.dimenet", "DimeNetPP"),
+    "se3_transformer": ("mlip_studies.models.se3_transformer", "SE3Transformer"),
+    "egnn": ("mlip_studies.models.egnn", "EGNN"),
     "egnn_rff_as_coded": ("mlip_studies.models.egnn_rff", "EGNNAsCoded"),
     "egnn_rff_as_described": ("mlip_studies.models.egnn_rff", "EGNNAsDescribed"),
 }

@@ -19,6 +19,7 @@ REPORTED_PACKAGES = (
     "torch-scatter",
     "lightning-fabric",
     "e3nn",
+    "safetensors",
     "numpy",
     "scipy",
     "h5py",
@@ -58,18 +59,53 @@ def choose_device(name: str) -> torch.device:
 
 
 def launch_fabric(device: torch.device) -> Any:
-    """A launched ``lightning_fabric.Fabric`` for one process on one device.
+    """A launched ``lightning_fabric.Fabric``: one process, or one of those that torchrun or srun started.
 
-    The plain environment is named, because Fabric would otherwise read a batch job's SLURM_* variables as a request for
-    several tasks.
+    One process gets the plain environment by name, because Fabric would otherwise read a batch job's SLURM_* variables
+    as a request for several tasks.
+
+    Raises:
+        InputError: more processes on a node than GPUs.
     """
     from lightning_fabric import Fabric
-    from lightning_fabric.plugins.environments import LightningEnvironment
+    from lightning_fabric.plugins.environments import (
+        ClusterEnvironment,
+        LightningEnvironment,
+        SLURMEnvironment,
+        TorchElasticEnvironment,
+    )
 
-    accelerator = "gpu" if device.type == "cuda" else "cpu"
-    fabric = Fabric(accelerator=accelerator, devices=1, plugins=[LightningEnvironment()])
+    plugin: ClusterEnvironment
+    if torch.distributed.is_torchelastic_launched() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        world, local = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
+        plugin = TorchElasticEnvironment()
+    elif int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        world = int(os.environ["SLURM_STEP_NUM_TASKS"])
+        local = world // int(os.environ.get("SLURM_STEP_NUM_NODES", "1"))
+        plugin = SLURMEnvironment()
+    else:
+        world = local = 1
+        plugin = LightningEnvironment()
+    if device.type == "cuda" and local > torch.cuda.device_count():
+        raise InputError(
+            f"{local} processes on a node with {torch.cuda.device_count()} GPU(s); start one process per GPU"
+        )
+    fabric = Fabric(
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=local,
+        num_nodes=world // local,
+        strategy="ddp" if world > 1 else "auto",
+        plugins=[plugin],
+    )
     fabric.launch()
     return fabric
+
+
+def sum_over_processes(fabric: Any, value: torch.Tensor) -> torch.Tensor:
+    """Add up a tensor of all processes in place."""
+    if fabric is not None and fabric.world_size > 1:
+        torch.distributed.all_reduce(value)
+    return value
 
 
 def processor_name() -> str:
@@ -108,6 +144,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "versions": package_versions(),
     }
     if device.type == "cuda":
+        report["cuda"] = torch.version.cuda
         report["gpu"] = torch.cuda.get_device_name(device)
         report["peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
     return report

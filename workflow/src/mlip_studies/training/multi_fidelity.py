@@ -21,11 +21,17 @@ from mlip_studies.graph.batch import RaggedDataset
 from mlip_studies.models.base import AtomisticModel
 from mlip_studies.models.potential import Potential
 from mlip_studies.models.registry import build_model
-from mlip_studies.training.config import TrainingConfig
+from mlip_studies.training.config import EvaluationConfig, TrainingConfig
+from mlip_studies.training.data import DTYPES, check_elements
 from mlip_studies.training.device import choose_device, environment, launch_fabric
-from mlip_studies.training.loop import TrainingResult, predict, train_stage
-from mlip_studies.training.progress import progress_reporter
-from mlip_studies.training.state import JobState, load_checkpoint, save_checkpoint
+from mlip_studies.training.evaluate import predict
+from mlip_studies.training.loop import TrainingResult, train_stage
+from mlip_studies.training.loss import EnergyMSE
+from mlip_studies.training.optimizer import OptimizerConfig
+from mlip_studies.training.options import read_options
+from mlip_studies.training.progress import ProgressReporter
+from mlip_studies.training.schedule import PlateauConfig
+from mlip_studies.training.state import JobState
 
 STRATEGIES = ("mix", "transfer", "delta")
 HIGH, LOW = 0, 1
@@ -39,6 +45,58 @@ class Mix:
     train_high: int
     val_low: int
     val_high: int
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Numbers of a run's training: Adam on the mean squared energy error, the rate lowered where validation stalls.
+
+    Attributes:
+        batch_size: molecules per step.
+        learning_rate: at the start.
+        min_learning_rate: training stops when the rate falls below.
+        plateau_factor: the rate is multiplied by this when the validation loss stalls.
+        plateau_patience: validations without improvement before that.
+        max_epochs: stop after so many passes over the training set.
+        max_steps: stop after so many optimizer steps; None for no limit.
+        steps_between_validations: validate at the end of the first epoch after at least so many steps.
+        checkpoint_seconds: wall time between checkpoints of the resumable state.
+        precision: ``float32`` or ``float64``.
+        evaluation_batch_size: molecules per forward pass outside training.
+        step_mode: see :class:`mlip_studies.training.config.TrainingConfig`.
+    """
+
+    batch_size: int = 128
+    learning_rate: float = 1e-4
+    min_learning_rate: float = 1e-7
+    plateau_factor: float = 0.5
+    plateau_patience: int = 10
+    max_epochs: int = 500
+    max_steps: int | None = None
+    steps_between_validations: int = 1
+    checkpoint_seconds: float = 60.0
+    precision: str = "float32"
+    evaluation_batch_size: int = 512
+    step_mode: str = "eager"
+
+    def config(self, seed: int) -> TrainingConfig:
+        """The same for the training loop."""
+        return TrainingConfig(
+            loss=EnergyMSE(),
+            optimizer=OptimizerConfig(name="adam", learning_rate=self.learning_rate),
+            plateau=PlateauConfig(self.plateau_factor, self.plateau_patience),
+            batch_size=self.batch_size,
+            max_steps=self.max_steps,
+            max_epochs=self.max_epochs,
+            min_learning_rate=self.min_learning_rate,
+            evaluation=EvaluationConfig(
+                min_steps=self.steps_between_validations, batch_size=self.evaluation_batch_size
+            ),
+            precision=self.precision,
+            seed=seed,
+            step_mode=self.step_mode,
+            checkpoint_seconds=self.checkpoint_seconds,
+        )
 
 
 @dataclass(frozen=True)
@@ -72,7 +130,7 @@ class RunSpec:
     model: str
     options: dict[str, Any]
     strategy: str
-    training: TrainingConfig
+    training: Numbers
     transfer: dict[str, Any]
 
     @classmethod
@@ -83,7 +141,9 @@ class RunSpec:
             InputError: unknown strategy, or a strategy that the mix cannot serve.
         """
         values = dict(values)
-        spec = cls(mix=Mix(**values.pop("mix")), training=TrainingConfig.from_dict(values.pop("training")), **values)
+        spec = cls(
+            mix=Mix(**values.pop("mix")), training=read_options(Numbers, values.pop("training"), "training"), **values
+        )
         label = f"{spec.experiment}/{spec.variant}/{spec.mix_name}"
         if spec.strategy not in STRATEGIES:
             raise InputError(f"{label}: strategy {spec.strategy!r} is unknown; choose one of {', '.join(STRATEGIES)}")
@@ -153,25 +213,18 @@ def _dataset(
     low_rows: NDArray[np.int64],
     high_rows: NDArray[np.int64],
     device: torch.device,
-    cutoff: float | None,
-    elements: tuple[int, ...],
+    model: AtomisticModel,
     delta: bool = False,
 ) -> RaggedDataset:
     """Rows of both fidelities with their targets: label minus self energies, or high minus low."""
     rows = store.read(np.concatenate([low_rows, high_rows]), fidelities=(spec.low, spec.high), forces=False)
-    unknown = set(np.unique(rows.atomic_numbers).tolist()) - set(elements)
-    if unknown:
-        raise InputError(
-            f"{store.path}: element {sorted(unknown)[0]} is not among those of model {spec.model} "
-            f"({', '.join(map(str, elements))}); filter the data set or choose another model"
-        )
+    check_elements(rows, model, spec.model, store)
     is_low = np.arange(len(rows)) < len(low_rows)
     low = rows.energy[spec.low] - shifts.of(rows, "low")
     high = rows.energy[spec.high] - shifts.of(rows, "high")
     target = high - low if delta else np.where(is_low, low, high)
     if not np.isfinite(target).all():
         raise InputError(f"{store.path}: {np.sum(~np.isfinite(target))} chosen rows lack a label; make the split again")
-    dtype = torch.float64 if spec.training.precision == "float64" else torch.float32
     return RaggedDataset(
         rows.atomic_numbers,
         rows.positions.astype(np.float64),
@@ -179,8 +232,8 @@ def _dataset(
         target,
         np.where(is_low, LOW, HIGH),
         device,
-        dtype,
-        cutoff,
+        DTYPES[spec.training.precision],
+        model.cutoff,
     )
 
 
@@ -218,7 +271,7 @@ def run(
     shifts = _Shifts(inputs.self_energies, spec.low, spec.high)
     torch.manual_seed(spec.seed)
     model = build_model(spec.model, spec.options)
-    model.to(torch.float64 if spec.training.precision == "float64" else torch.float32).to(device)
+    model.to(DTYPES[spec.training.precision]).to(device)
     n_parameters = model.n_parameters()
     delta = spec.strategy == "delta"
     mix = spec.mix
@@ -236,9 +289,7 @@ def run(
             print("the configuration, data or code changed since the saved state: training from the start", flush=True)
 
         def data(low_rows: NDArray[np.int64], high_rows: NDArray[np.int64]) -> RaggedDataset:
-            return _dataset(
-                spec, store, shifts, low_rows, high_rows, device, model.cutoff, tuple(model.elements), delta
-            )
+            return _dataset(spec, store, shifts, low_rows, high_rows, device, model, delta)
 
         train_low = none if delta else _take(split, "train_low", mix.train_low, inputs.split)
         train_high = _take(split, "train_high", mix.train_high, inputs.split)
@@ -253,17 +304,18 @@ def run(
             stages = [(train_low, train_high, val_low, val_high)]
         results = []
         for index, (a, b, c, d) in enumerate(stages):
-            config = _stage_config(spec, index)
+            config = _stage_config(spec, index).config(spec.seed)
             _freeze(model, spec.transfer.get("freeze", []) if index == 1 else [])
-            result = _finished_stage(state, index, model)
-            if result is None:
-                reporter = progress_reporter(f"{spec.mix_name} seed {spec.seed}", config)
-                result = train_stage(fabric, model, data(a, b), data(c, d), config, spec.seed, index, state, reporter)
-                _finish_stage(state, index, model, result)
-            results.append(result)
+            reporter = ProgressReporter(f"{spec.mix_name} seed {spec.seed}", config)
+            names = np.concatenate([a, b])
+            results.append(
+                train_stage(
+                    fabric, model, data(a, b), data(c, d), config, state, index, reporter=reporter, row_names=names
+                )
+            )
         test_data = data(none, test)
         rows = store.read(test, positions=False, fidelities=(spec.low, spec.high), forces=False)
-        predicted = predict(model, test_data, spec.training.evaluation_batch_size)
+        predicted, _ = predict(model, test_data, spec.training.evaluation_batch_size)
         target = rows.energy[spec.high] - shifts.of(rows, "high")
         if delta:
             predicted = predicted + rows.energy[spec.low] - shifts.of(rows, "low")
@@ -282,7 +334,7 @@ def run(
         state.remove()
 
 
-def _stage_config(spec: RunSpec, index: int) -> TrainingConfig:
+def _stage_config(spec: RunSpec, index: int) -> Numbers:
     """The share of the budget that a stage gets."""
     config = spec.training
     if spec.strategy != "transfer":
@@ -303,19 +355,6 @@ def _freeze(model: AtomisticModel, prefixes: list[str]) -> None:
         parameter.requires_grad_(not any(name.startswith(prefix) for prefix in prefixes))
 
 
-def _finished_stage(state: JobState, index: int, model: AtomisticModel) -> TrainingResult | None:
-    payload = load_checkpoint(state.folder / f"stage{index}.pt")
-    if payload is None:
-        return None
-    model.load_state_dict(payload["model"])
-    return TrainingResult(**payload["result"])
-
-
-def _finish_stage(state: JobState, index: int, model: AtomisticModel, result: TrainingResult) -> None:
-    save_checkpoint(state.folder / f"stage{index}.pt", {"model": model.state_dict(), "result": vars(result)})
-    state.checkpoint_path.unlink(missing_ok=True)
-
-
 def _write_history(path: Path, results: list[TrainingResult]) -> None:
     """History of all stages, epochs and steps counted on."""
     with atomic_path(path) as temporary, open(temporary, "w", newline="") as stream:
@@ -323,9 +362,10 @@ def _write_history(path: Path, results: list[TrainingResult]) -> None:
         writer = csv.DictWriter(stream, columns)
         writer.writeheader()
         offset = {"epoch": 0, "step": 0, "seconds": 0.0}
+        names = {"train_rmse_ev": "train_energy_rmse_ev", "val_rmse_ev": "validation_energy_rmse_ev"}
         for result in results:
             for entry in result.history:
-                writer.writerow({key: entry[key] + offset.get(key, 0) for key in columns})
+                writer.writerow({key: entry[names.get(key, key)] + offset.get(key, 0) for key in columns})
             offset["epoch"] += result.epochs
             offset["step"] += result.steps
             offset["seconds"] += result.train_seconds
@@ -365,8 +405,8 @@ def _summary(
         "steps": sum(r.steps for r in results),
         "seconds_per_epoch": float(np.median(results[-1].epoch_seconds)),
         "train_seconds": sum(r.train_seconds for r in results),
-        "best_val_rmse_ev": results[-1].best_val_rmse,
-        "final_train_rmse_ev": results[-1].history[-1]["train_rmse_ev"],
+        "best_val_rmse_ev": min(entry["validation_energy_rmse_ev"] for entry in results[-1].history),
+        "final_train_rmse_ev": results[-1].history[-1]["train_energy_rmse_ev"],
         "n_parameters": n_parameters,
         "device": device.type,
         "stopped_by": results[-1].stopped_by,

@@ -1,4 +1,4 @@
-"""Resumable state of long jobs: a folder that is never a declared output, with a lease and atomic checkpoints.
+"""Resumable state of long jobs: a folder that is never a declared output, with a lease, and the wish to stop early.
 
 A job that was killed leaves its last checkpoint; the next job with the same fingerprint (configuration, data, code)
 continues from it. The lease says who is writing, renewed by a heartbeat: a second job on the same host stops while the
@@ -11,9 +11,12 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import socket
 import threading
 import time
+import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,8 @@ from mlip_studies.errors import InputError
 
 HEARTBEAT_SECONDS = 20.0
 STALE_SECONDS = 90.0
+#: exit status of a job that was told to stop, saved its state and wants to be started again (EX_TEMPFAIL)
+REQUEUE_STATUS = 75
 
 
 def fingerprint(content: dict[str, Any]) -> str:
@@ -28,16 +33,61 @@ def fingerprint(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
+class Requeue(SystemExit):
+    """Ends the process with :data:`REQUEUE_STATUS`: the state is saved, the same command goes on from it."""
+
+    def __init__(self) -> None:
+        """The status is the same always."""
+        super().__init__(REQUEUE_STATUS)
+
+
+class StopRequest:
+    """Remembers SIGTERM and SIGUSR1 (which Slurm sends before a time limit); use as a context manager.
+
+    Outside the main thread, where Python allows no handlers, it hears nothing.
+    """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+    def __init__(self) -> None:
+        """Nothing was asked so far."""
+        self.name: str | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        """Listen."""
+        if threading.current_thread() is threading.main_thread():
+            for number in self.SIGNALS:
+                self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number: int, _: Any) -> None:
+        self.name = signal.Signals(number).name
+
+    def __exit__(self, *_: object) -> None:
+        """Put the former handlers back."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+
 class JobState:
-    """One state folder, ``<root>/<fingerprint>``; use as a context manager."""
+    """One state folder, ``<root>/<fingerprint>``; use as a context manager.
+
+    Attributes:
+        folder: where the state lies.
+        started_fresh_because_changed: there was a state, but of another configuration, data or code.
+    """
 
     def __init__(self, root: Path, content: dict[str, Any]) -> None:
         """Name the folder; older folders beside it belong to another configuration and are removed on entry."""
         self.root = Path(root)
         self.folder = self.root / fingerprint(content)
+        self.started_fresh_because_changed = False
         self._content = content
         self._lease = self.folder / "lease.json"
-        self.started_fresh_because_changed = False
+        self._token = uuid.uuid4().hex
+        self._lost_to: dict[str, Any] | None = None
         self._stop = threading.Event()
         self._pulse: threading.Thread | None = None
 
@@ -52,107 +102,141 @@ class JobState:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"{self.folder}: cannot write ({error.strerror}); make the folder writable") from error
-        holder = self._wait_for_other_host()
-        if holder is not None and self._alive(holder):
-            raise InputError(
-                f"{self.folder}: job {holder['job']} on {holder['host']} is writing here (heartbeat "
-                f"{time.time() - holder['heartbeat']:.0f} s ago); wait for it or cancel it, then run again"
-            )
         stale = [p for p in others if p != self.folder]
-        self.started_fresh_because_changed = bool(stale) and not self.checkpoint_path.exists()
+        for path in stale:
+            holder = _read_lease(path / "lease.json")
+            if holder is not None and _alive(holder):
+                raise _held(path, holder)
+        self._take()
+        self.started_fresh_because_changed = bool(stale) and not any(self.folder.glob("*.pt"))
         for path in stale:
             shutil.rmtree(path, ignore_errors=True)
         (self.folder / "content.json").write_text(json.dumps(self._content, indent=1, sort_keys=True, default=str))
-        self.heartbeat()
         self._pulse = threading.Thread(target=self._beat, daemon=True)
         self._pulse.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Give the lease back; the checkpoint stays."""
+        self._end_pulse()
+        holder = _read_lease(self._lease)
+        if holder is not None and holder.get("token") == self._token:
+            self._lease.unlink(missing_ok=True)
+
+    def check(self) -> None:
+        """Make sure that the lease is still this job's.
+
+        Raises:
+            InputError: the job was suspended so long that another one took over.
+        """
+        if self._lost_to is not None:
+            raise InputError(
+                f"{self.folder}: job {self._lost_to['job']} on {self._lost_to['host']} took over while this one gave "
+                "no sign of life; it goes on, this one stops"
+            )
+
+    def remove(self) -> None:
+        """Forget the state after the outputs are in place."""
+        self._end_pulse()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _end_pulse(self) -> None:
         self._stop.set()
         if self._pulse is not None:
             self._pulse.join()
-        self._lease.unlink(missing_ok=True)
 
-    @property
-    def checkpoint_path(self) -> Path:
-        """Where the checkpoint lies."""
-        return self.folder / "checkpoint.pt"
+    def _take(self) -> None:
+        """Create the lease; exactly one of several jobs that try at once succeeds."""
+        while True:
+            holder = self._wait_for_other_host()
+            if holder is not None and _alive(holder):
+                raise _held(self.folder, holder)
+            if holder is not None or self._lease.exists():
+                aside = self.folder / f"lease.{self._token}"
+                try:
+                    os.rename(self._lease, aside)
+                except FileNotFoundError:
+                    continue
+                moved = _read_lease(aside)
+                if moved is not None and moved != holder:
+                    # Another job was faster; its new lease goes back.
+                    with suppress(OSError):
+                        os.link(aside, self._lease)
+                aside.unlink(missing_ok=True)
+                if moved is not None and moved != holder:
+                    continue
+            temporary = self.folder / f"lease.{self._token}.new"
+            temporary.write_text(json.dumps(self._entry()))
+            try:
+                os.link(temporary, self._lease)
+                return
+            except FileExistsError:
+                continue
+            except OSError:
+                # A file system without hard links: the rename is the best there is.
+                os.replace(temporary, self._lease)
+                return
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    def _entry(self) -> dict[str, Any]:
+        job = os.environ.get("SLURM_JOB_ID", f"pid {os.getpid()}")
+        host = socket.gethostname()
+        return {"host": host, "pid": os.getpid(), "job": job, "heartbeat": time.time(), "token": self._token}
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
             if not self.folder.exists():
                 return
-            self.heartbeat()
+            holder = _read_lease(self._lease)
+            if holder is not None and holder.get("token") != self._token:
+                self._lost_to = holder
+                return
+            # A full disk must not end the heartbeat for good.
+            with suppress(OSError):
+                temporary = self.folder / f"lease.{self._token}.new"
+                temporary.write_text(json.dumps(self._entry()))
+                os.replace(temporary, self._lease)
 
     def _wait_for_other_host(self) -> dict[str, Any] | None:
         """The lease's holder, after giving a killed job's heartbeat on another host the time to grow old."""
-        holder = self._read_lease()
+        holder = _read_lease(self._lease)
         if holder is None or holder["host"] == socket.gethostname():
             return holder
-        if self._alive(holder):
+        if _alive(holder):
             print(f"{self.folder}: waiting for job {holder['job']} on {holder['host']} to end", flush=True)
         first = holder["heartbeat"]
-        while holder is not None and self._alive(holder) and holder["heartbeat"] == first:
+        while holder is not None and _alive(holder) and holder["heartbeat"] == first:
             time.sleep(min(1.0, STALE_SECONDS / 10))
-            holder = self._read_lease()
+            holder = _read_lease(self._lease)
         return holder
 
-    def heartbeat(self) -> None:
-        """Say that this job is alive."""
-        job = os.environ.get("SLURM_JOB_ID", f"pid {os.getpid()}")
-        payload = {"host": socket.gethostname(), "pid": os.getpid(), "job": job, "heartbeat": time.time()}
-        temporary = self._lease.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(payload))
-        os.replace(temporary, self._lease)
 
-    def remove(self) -> None:
-        """Forget the state after the outputs are in place."""
-        self._stop.set()
-        if self._pulse is not None:
-            self._pulse.join()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _read_lease(self) -> dict[str, Any] | None:
-        try:
-            return json.loads(self._lease.read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
-            return None
-
-    @staticmethod
-    def _alive(holder: dict[str, Any]) -> bool:
-        if time.time() - holder["heartbeat"] > STALE_SECONDS:
-            return False
-        if holder["host"] == socket.gethostname():
-            if holder["pid"] == os.getpid():
-                return False
-            try:
-                os.kill(holder["pid"], 0)
-            except ProcessLookupError:
-                return False
-            except PermissionError:
-                return True
-        return True
+def _held(folder: Path, holder: dict[str, Any]) -> InputError:
+    return InputError(
+        f"{folder}: job {holder['job']} on {holder['host']} is writing here (heartbeat "
+        f"{time.time() - holder['heartbeat']:.0f} s ago); wait for it or cancel it, then run again"
+    )
 
 
-def save_checkpoint(path: Path, payload: dict[str, Any]) -> None:
-    """Write a checkpoint by rename, keeping it readable whenever the job dies."""
-    import torch
-
-    temporary = path.with_suffix(".tmp")
-    torch.save(payload, temporary)
-    os.replace(temporary, path)
-
-
-def load_checkpoint(path: Path) -> dict[str, Any] | None:
-    """The checkpoint, or None when there is none or it is unreadable (a fresh start is always correct)."""
-    import torch
-
-    if not path.exists():
-        return None
+def _read_lease(path: Path) -> dict[str, Any] | None:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        print(f"{path}: unreadable checkpoint ({type(error).__name__}); starting from the beginning", flush=True)
+        content = json.loads(path.read_text())
+        return content if {"host", "pid", "job", "heartbeat"} <= set(content) else None
+    except (OSError, ValueError, TypeError):
         return None
+
+
+def _alive(holder: dict[str, Any]) -> bool:
+    if time.time() - holder["heartbeat"] > STALE_SECONDS:
+        return False
+    if holder["host"] == socket.gethostname():
+        if holder["pid"] == os.getpid():
+            return False
+        try:
+            os.kill(holder["pid"], 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+    return True

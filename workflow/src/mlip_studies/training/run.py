@@ -1,0 +1,458 @@
+"""One training run from a configuration (a YAML file or the workflow) to its output files.
+
+A configuration looks like this; paths are relative to the working directory::
+
+    store: results/full/data/qm7x/store.h5
+    split: results/full/stocker/split.npz
+    train_size: 32000          # one of the split's nested training sets; its largest if not given
+    fidelity: pbe0_mbd
+    self_energies: results/full/data/qm7x/self_energies.json
+    shift: per_element         # none | mean | mean_padded | per_element
+    scale: none                # none | std
+    model: {name: gemnet_t, options: {}}
+    training: {recipe: gemnet, max_steps: 300000}
+    seed: 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import importlib
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+
+from mlip_studies.artifacts import PathLike, atomic_path, require, sha256_of, write_text
+from mlip_studies.data.named_splits import load_named_split
+from mlip_studies.data.store import Rows, Store
+from mlip_studies.errors import InputError
+from mlip_studies.graph.batch import RaggedDataset
+from mlip_studies.models.potential import Potential
+from mlip_studies.models.registry import build_model
+from mlip_studies.training.config import TrainingConfig
+from mlip_studies.training.data import DTYPES, EnergyReference, build_dataset, fit_reference
+from mlip_studies.training.device import choose_device, environment, launch_fabric
+from mlip_studies.training.evaluate import predict
+from mlip_studies.training.loop import TrainingResult, train_stage
+from mlip_studies.training.metrics import MetricsLog
+from mlip_studies.training.options import read_options
+from mlip_studies.training.progress import ProgressReporter
+from mlip_studies.training.state import JobState
+
+PARTS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which model: its name in the catalog, and options of its constructor."""
+
+    name: str
+    options: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that defines a run.
+
+    Attributes:
+        store: the data.
+        split: file of a named split; or row numbers of the store as a mapping ``train``, ``val``, ``test``.
+        fidelity: column of energies and forces.
+        model: what to train.
+        training: how.
+        train_size: which of the split's nested training sets (and the validation set that goes with it).
+        self_energies: JSON file of per-element energies, for shift ``per_element``.
+        shift: see :func:`mlip_studies.training.data.fit_reference`.
+        scale: ``none``; ``std`` divides energies and forces by the spread of the training energies.
+        seed: of the weights and, unless ``training`` has its own, of the order of the data.
+        label: name for the eyes.
+    """
+
+    store: str
+    split: Any
+    fidelity: str
+    model: ModelConfig
+    training: TrainingConfig
+    train_size: int | None = None
+    self_energies: str | None = None
+    shift: str = "none"
+    scale: str = "none"
+    seed: int = 0
+    label: str = "training"
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
+        """Build from plain values.
+
+        Raises:
+            InputError: an unknown or missing key, or a value of another type.
+        """
+        if not isinstance(values, Mapping):
+            raise InputError(f"run: expected a mapping of options, found {values!r}")
+        merged = dict(values)
+        training = merged.get("training", {})
+        if isinstance(training, Mapping):
+            merged["training"] = TrainingConfig.from_dict({"seed": merged.get("seed", 0), **training})
+        if isinstance(merged.get("model"), str):
+            merged["model"] = {"name": merged["model"]}
+        return read_options(cls, merged, "run")
+
+    @classmethod
+    def from_yaml(cls, path: PathLike) -> RunConfig:
+        """Read a YAML file.
+
+        Raises:
+            InputError: no such file, not YAML, or a wrong key in it.
+        """
+        path = Path(path)
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"{path}: cannot read ({error.strerror}); name the run's YAML file") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+        try:
+            return cls.from_dict(values)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that :meth:`from_dict` reads."""
+        return {
+            **{name: getattr(self, name) for name in self.__dataclass_fields__},
+            "model": {"name": self.model.name, "options": self.model.options},
+            "training": self.training.to_dict(),
+        }
+
+
+@dataclass(frozen=True)
+class RunOutputs:
+    """Files that a run writes."""
+
+    model: Path
+    metrics: Path
+    history: Path
+    predictions: Path
+    run: Path
+
+    @classmethod
+    def in_folder(cls, folder: PathLike) -> RunOutputs:
+        """The usual names in a folder."""
+        folder = Path(folder)
+        names = ("model.safetensors", "metrics.jsonl", "history.csv", "predictions.npz", "run.json")
+        return cls(*(folder / name for name in names))
+
+
+def split_rows(config: RunConfig, store: Store) -> dict[str, NDArray[np.int64]]:
+    """Rows of the parts ``train``, ``val`` and ``test``.
+
+    Raises:
+        InputError: no such split or size, rows that the store does not have, or no training rows.
+    """
+    if isinstance(config.split, Mapping):
+        unknown = set(config.split) - set(PARTS)
+        if unknown:
+            raise InputError(f"split: unknown part {sorted(unknown)[0]!r}; known: {', '.join(PARTS)}")
+        rows = {part: np.asarray(config.split.get(part, ()), dtype=np.int64).reshape(-1) for part in PARTS}
+        if config.train_size is not None:
+            rows["train"] = rows["train"][: config.train_size]
+        for part, values in rows.items():
+            if len(values) and (values.min() < 0 or values.max() >= store.n_rows):
+                raise InputError(f"split.{part}: rows beyond the {store.n_rows} of {store.path}; choose others")
+    else:
+        split = load_named_split(config.split, store)
+        rows = {
+            "train": split.train_rows(config.train_size),
+            "val": split.val_rows_for(config.train_size),
+            "test": split.test,
+        }
+    if len(rows["train"]) == 0:
+        raise InputError("split: no training rows; choose another split")
+    return rows
+
+
+def run_training(
+    config: RunConfig,
+    outputs: RunOutputs,
+    state_root: PathLike,
+    device_name: str = "auto",
+    threads: int | None = None,
+    code: str = "",
+) -> dict[str, Any] | None:
+    """Train, predict the test rows and write the outputs of one run; resumes from ``state_root`` after a kill.
+
+    Started by torchrun or srun in several processes, all train together, and the first one writes.
+
+    Args:
+        config: the run.
+        outputs: files to write.
+        state_root: folder for the resumable state of this run.
+        device_name: ``auto``, ``cpu`` or ``cuda``.
+        threads: CPU threads; None: as torch chooses.
+        code: hash of the code that a state must have been made with to be resumed.
+
+    Returns:
+        the content of ``run.json``; None in processes other than the first.
+
+    Raises:
+        InputError: missing or damaged inputs, a training that diverges, or a full disk.
+        Requeue: the job was told to stop; the state is saved.
+    """
+    started = time.perf_counter()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    device = choose_device(device_name)
+    fabric = launch_fabric(device)
+    device = fabric.device
+    is_first = fabric.global_rank == 0
+    inputs = {"store": config.store}
+    if not isinstance(config.split, Mapping):
+        inputs["split"] = config.split
+    if config.shift == "per_element" and config.self_energies is not None:
+        inputs["self_energies"] = config.self_energies
+    for path in inputs.values():
+        require(path)
+    hashes = {name: sha256_of(path) for name, path in inputs.items()}
+    torch.manual_seed(config.seed)
+    model = build_model(config.model.name, config.model.options)
+    model.to(DTYPES[config.training.precision]).to(device)
+    n_parameters = model.n_parameters()
+    forces = config.training.loss.needs_forces
+    # Paths may move; what they hold counts.
+    content = {
+        "config": {key: value for key, value in config.to_dict().items() if key not in inputs and key != "label"},
+        "inputs": hashes,
+        "code": code,
+        "device": device.type,
+        "processes": fabric.world_size,
+    }
+    holder = JobState(Path(state_root), content) if is_first else nullcontext(None)
+    with _disk_errors(outputs), Store(config.store, verify=False) as store, holder as state:
+        if state is not None and state.started_fresh_because_changed:
+            print("the configuration, data or code changed since the saved state: training from the start", flush=True)
+        rows = split_rows(config, store)
+        reference = fit_reference(
+            store,
+            config.fidelity,
+            rows["train"],
+            np.concatenate(list(rows.values())),
+            config.shift,
+            config.scale,
+            config.self_energies,
+            model.elements,
+        )
+
+        def data(part: str) -> RaggedDataset:
+            return build_dataset(
+                store,
+                rows[part],
+                config.fidelity,
+                reference,
+                model,
+                config.model.name,
+                device,
+                config.training.precision,
+                forces,
+            )
+
+        train, validation = data("train"), data("val")
+        if config.model.options.get("scale_factors") == "unset":
+            _fit_scale_factors(model, validation if len(validation) else train, config.seed)
+        metrics = MetricsLog(state.folder / "metrics.jsonl", config.training.tensorboard) if state is not None else None
+        reporter = ProgressReporter(config.label, config.training) if is_first else None
+        try:
+            result = train_stage(
+                fabric,
+                model,
+                train,
+                validation,
+                config.training,
+                state,
+                0,
+                metrics,
+                reporter,
+                reference.scale,
+                rows["train"],
+            )
+        finally:
+            if metrics is not None:
+                metrics.close()
+        if state is None or metrics is None:
+            return None
+        elements = tuple(z for z in model.elements if bool((train.atomic_numbers == z).any()))
+        test = store.read(rows["test"], positions=False, fidelities=(config.fidelity,))
+        del train, validation
+        errors = _write_predictions(config, model, data("test"), test, reference, outputs.predictions)
+        _write_history(outputs.history, result.history)
+        _copy_metrics(metrics, outputs.metrics)
+        shifts = reference.for_model(elements)
+        potential = Potential(
+            model,
+            config.model.name,
+            config.model.options,
+            {"high": shifts, "low": shifts},
+            reference.scale,
+            reference.constant,
+            elements,
+        )
+        potential.save(outputs.model, {"run": config.to_dict(), "inputs": hashes, "code": code})
+        summary = {
+            "label": config.label,
+            "config": config.to_dict(),
+            "inputs": hashes,
+            "code": code,
+            "reference": reference.describe(),
+            "n_train": len(rows["train"]),
+            "n_val": len(rows["val"]),
+            "n_test": len(rows["test"]),
+            "n_parameters": n_parameters,
+            "test": errors,
+            "device": device.type,
+            **costs(result, device, fabric.world_size, time.perf_counter() - started),
+            "environment": environment(device),
+        }
+        write_text(outputs.run, json.dumps(summary, indent=1))
+        state.remove()
+    return summary
+
+
+def costs(result: TrainingResult, device: torch.device, processes: int, wall_seconds: float) -> dict[str, Any]:
+    """What a training took, over all its jobs where it was resumed, and how it went; JSON-ready.
+
+    Args:
+        result: of the training.
+        device: kind of device.
+        processes: how many worked together.
+        wall_seconds: of this job.
+    """
+    work = result.train_seconds + result.evaluation_seconds
+    return {
+        "stopped_by": result.stopped_by,
+        "steps": result.steps,
+        "epochs": result.epochs,
+        "best_value": result.best_value,
+        "best_step": result.best_step,
+        "resumed_from_step": result.resumed_from_step,
+        "jobs": result.jobs,
+        "processes": processes,
+        "wall_seconds": wall_seconds,
+        "train_seconds": result.train_seconds,
+        "evaluation_seconds": result.evaluation_seconds,
+        "seconds_per_epoch": float(np.median(result.epoch_seconds)),
+        "configurations_per_second": result.configurations / result.train_seconds if result.train_seconds else None,
+        "gpu_hours": max(wall_seconds, work) * processes / 3600 if device.type == "cuda" else 0.0,
+        "process_id": os.getpid(),
+    }
+
+
+def _fit_scale_factors(model: Any, data: RaggedDataset, seed: int) -> None:
+    """Fit GemNet's scale factors before training: 25 batches of 32 molecules, as its authors do."""
+    # By name, so that other models' runs do not depend on that code.
+    fit = importlib.import_module("mlip_studies.models.gemnet_scaling").fit_scale_factors
+    rng = np.random.default_rng(seed)
+    fit(model, [data.batch(rng.choice(len(data), min(32, len(data)), replace=False))[0] for _ in range(25)])
+
+
+def _write_predictions(
+    config: RunConfig,
+    model: Any,
+    data: RaggedDataset,
+    rows: Rows,
+    reference: EnergyReference,
+    path: Path,
+) -> dict[str, float | None]:
+    """Total energies and forces of the test rows beside their labels, as arrays; returns the errors."""
+    forces_wanted = data.forces is not None
+    energy, forces = predict(model, data, config.training.evaluation.batch_size, forces_wanted)
+    predicted, label = reference.predicted(energy, rows), rows.energy[config.fidelity]
+    arrays: dict[str, NDArray[Any]] = {
+        "rows": rows.rows,
+        "ptr": rows.ptr,
+        "group": rows.group,
+        "atomic_numbers": rows.atomic_numbers,
+        "energy_label_ev": label,
+        "energy_predicted_ev": predicted,
+    }
+    error = predicted - label
+    per_atom = error / rows.n_atoms
+    errors = {"energy": error, "energy_per_atom": per_atom}
+    if forces is not None:
+        forces_ev = forces * reference.scale
+        arrays["forces_label_ev_per_angstrom"] = rows.forces[config.fidelity]
+        arrays["forces_predicted_ev_per_angstrom"] = forces_ev.astype(np.float32)
+        errors["force"] = (forces_ev - rows.forces[config.fidelity]).ravel()
+    with atomic_path(path) as temporary:
+        np.savez(temporary, **arrays)  # type: ignore[arg-type]
+    result: dict[str, float | None] = {}
+    for name, values in errors.items():
+        unit = "ev_per_angstrom" if name == "force" else "ev"
+        result[f"{name}_mae_{unit}"] = float(np.abs(values).mean()) if len(values) else None
+        result[f"{name}_rmse_{unit}"] = math.sqrt(float(np.square(values).mean())) if len(values) else None
+    return result
+
+
+def _write_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
+    """One line per evaluation."""
+    columns = list(dict.fromkeys(key for entry in history for key in entry))
+    with atomic_path(path) as temporary, open(temporary, "w", newline="") as stream:
+        writer = csv.DictWriter(stream, columns)
+        writer.writeheader()
+        writer.writerows(history)
+
+
+def _copy_metrics(metrics: MetricsLog, path: Path) -> None:
+    """The lines up to the last checkpoint, under the output's name."""
+    content = metrics.path.read_bytes()[: metrics.position] if metrics.path.exists() else b""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def _disk_errors(outputs: RunOutputs) -> Iterator[None]:
+    """One line where an output cannot be written; the training's state stays."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{outputs.run.parent}: cannot write ({error.strerror or error}); make room on the disk and run again, the "
+            "finished training is kept"
+        ) from error
+
+
+def main_train(arguments: Sequence[str] | None = None) -> int:
+    """``train run.yaml [--output DIR]``: train one model outside the workflow; returns the exit status.
+
+    Args:
+        arguments: command line without the program's name.
+
+    Raises:
+        InputError: see :func:`run_training`.
+    """
+    parser = argparse.ArgumentParser(prog="python -m mlip_studies train", description="Train one model.")
+    parser.add_argument("config", type=Path, help="the run's YAML file")
+    parser.add_argument("--output", type=Path, help="folder for the results (default: beside the YAML file)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: as torch chooses)")
+    options = parser.parse_args(arguments)
+    config = RunConfig.from_yaml(options.config)
+    output = options.output if options.output is not None else options.config.with_suffix("")
+    summary = run_training(config, RunOutputs.in_folder(output), output / ".state", options.device, options.threads)
+    if summary is not None:
+        test = ", ".join(f"{name} {value:.4g}" for name, value in summary["test"].items() if value is not None)
+        print(
+            f"{output}: {summary['steps']} steps in {summary['train_seconds']:.0f} s, ended by {summary['stopped_by']}"
+            + (f"; test {test}" if test else "")
+        )
+    return 0
