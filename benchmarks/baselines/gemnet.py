@@ -51,7 +51,7 @@ def padded_place(target: Tensor, n_targets: int) -> tuple[Tensor, int]:
 def padded(values: Tensor, target: Tensor, place: Tensor, n_targets: int, width: int) -> Tensor:
     """Rows (n, features) as (n_targets, width, features) with zeros where there is none."""
     out = values.new_zeros(n_targets * width, values.shape[1])
-    return out.index_add(0, target * width + place, values).view(n_targets, width, -1)
+    return out.index_copy(0, target * width + place, values).view(n_targets, width, -1)
 
 
 @dataclass

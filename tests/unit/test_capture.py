@@ -1,6 +1,7 @@
 """Padded steps equal ragged ones, never wait for the device, and can be traced and compiled, for every model."""
 
 import copy
+import shutil
 
 import numpy as np
 import pytest
@@ -24,6 +25,8 @@ from mlip_studies.training.capture import (
 from mlip_studies.training.ema import EMA
 from mlip_studies.training.loss import EnergyMSE, GemNetLoss, So3kratesLoss
 from mlip_studies.training.steps import EagerStep
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler here")
 
 #: options that make a model small enough for a test
 SMALL: dict[str, dict] = {
@@ -245,6 +248,7 @@ def test_captured_forces_follow_the_positions(name, data):
         replayed(positions[1:])
 
 
+@needs_compiler
 def test_compiled_steps_equal_eager_steps(data):
     model = build("springs")
     other = copy.deepcopy(model)
@@ -367,6 +371,22 @@ def test_a_recording_that_fails_is_said_once_and_the_function_runs(monkeypatch, 
         "warning: the test cannot be recorded as a CUDA graph (operation not permitted when stream is capturing); "
         "it runs unrecorded"
     ]
+
+
+@pytest.mark.parametrize("compiler", [pytest.param(True, marks=needs_compiler), False])
+def test_compiled_forces_for_molecular_dynamics(data, compiler, monkeypatch):
+    if not compiler:
+        monkeypatch.setattr(torch, "compile", lambda graph, **_: graph)
+    model = build("springs")
+    template, _ = data.batch(np.array([0, 2]))
+    replayed = CapturedForces(model, template, compiled=True)
+    for scale in (1.0, 1.1):
+        expected = model.energy_and_forces(template.with_positions(scale * template.positions))
+        energy, forces = replayed(scale * template.positions)
+        close(energy, expected[0], 1e-12)
+        close(forces, expected[1], 1e-12)
+        assert not energy.requires_grad and not forces.requires_grad
+    assert not replayed._forces.failed
 
 
 def test_all_pairs_template_is_exact_beyond_the_cutoff(data):

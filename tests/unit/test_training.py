@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -156,12 +157,14 @@ def saved_position(state: Path) -> tuple[int, int]:
 @pytest.mark.parametrize(("strategy", "position"), [("mix", (0, 20)), ("transfer", (1, 10))])
 def test_resume_after_kill_gives_the_same_result(tmp_path, strategy, position):
     make_inputs(tmp_path)
-    (tmp_path / "spec.json").write_text(json.dumps(make_spec(strategy, max_steps=160, checkpoint_seconds=0.01)))
+    (tmp_path / "spec.json").write_text(json.dumps(make_spec(strategy, max_steps=100, checkpoint_seconds=0.01)))
 
     def command(out, state):
         return [sys.executable, "-c", DRIVER, str(tmp_path), str(tmp_path / out), str(tmp_path / state)]
 
-    subprocess.run(command("whole", "state_whole"), check=True, capture_output=True, timeout=300)
+    spec = RunSpec.from_dict(json.loads((tmp_path / "spec.json").read_text()))
+    inputs = RunInputs(tmp_path / "store.h5", tmp_path / "split.npz", tmp_path / "self.json")
+    run(spec, inputs, outputs_in(tmp_path / "whole"), tmp_path / "state_whole", "cpu")
     process = subprocess.Popen(command("killed", "state"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 200
     while saved_position(tmp_path / "state") < position:
@@ -213,8 +216,6 @@ def test_second_writer_stops(tmp_path):
     folder.mkdir()
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
-        import socket
-
         lease = {"host": socket.gethostname(), "pid": other.pid, "job": "17", "heartbeat": time.time()}
         (folder / "lease.json").write_text(json.dumps(lease))
         with pytest.raises(InputError, match=r"job 17 .* is writing here"), JobState(tmp_path, content):
@@ -225,6 +226,59 @@ def test_second_writer_stops(tmp_path):
     with JobState(tmp_path, content):
         assert json.loads((folder / "lease.json").read_text())["pid"] == os.getpid()
     assert not (folder / "lease.json").exists()
+
+
+def test_live_job_of_another_configuration_stops_this_one(tmp_path):
+    folder = tmp_path / fingerprint({"a": 1})
+    folder.mkdir()
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as other:
+        lease = {"host": socket.gethostname(), "pid": other.pid, "job": "17", "heartbeat": time.time()}
+        (folder / "lease.json").write_text(json.dumps(lease))
+        with pytest.raises(InputError, match=r"job 17 .* is writing here"), JobState(tmp_path, {"a": 2}):
+            pass
+        other.kill()
+    # It ended: its state is of no use for this configuration.
+    with JobState(tmp_path, {"a": 2}) as state:
+        assert state.started_fresh_because_changed
+    assert not folder.exists()
+
+
+def test_of_many_jobs_at_once_one_gets_the_lease(tmp_path):
+    code = """
+import sys, time
+from pathlib import Path
+from mlip_studies.errors import InputError
+from mlip_studies.training.state import JobState
+while time.time() < float(sys.argv[2]):
+    pass
+try:
+    with JobState(Path(sys.argv[1]), {"a": 1}):
+        print("got it")
+        time.sleep(2)
+except InputError as error:
+    print("is writing here" in str(error))
+"""
+    folder = tmp_path / fingerprint({"a": 1})
+    folder.mkdir()
+    dead = {"host": socket.gethostname(), "pid": 2**22 + 1, "job": "16", "heartbeat": time.time()}
+    (folder / "lease.json").write_text(json.dumps(dead))
+    arguments = [sys.executable, "-c", code, str(tmp_path), str(time.time() + 3)]
+    jobs = [subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    answers = sorted(job.communicate(timeout=60)[0].strip() for job in jobs)
+    assert answers == ["True", "True", "True", "got it"]
+
+
+def test_job_that_was_taken_over_stops(tmp_path, monkeypatch):
+    monkeypatch.setattr(state_module, "HEARTBEAT_SECONDS", 0.05)
+    with JobState(tmp_path, {"a": 1}) as state:
+        state.check()
+        other = {"host": "elsewhere", "pid": 1, "job": "18", "heartbeat": time.time(), "token": "x"}
+        (state.folder / "lease.json").write_text(json.dumps(other))
+        time.sleep(0.3)
+        with pytest.raises(InputError, match="job 18 on elsewhere took over"):
+            state.check()
+    # The other one's lease stays.
+    assert json.loads((state.folder / "lease.json").read_text())["job"] == "18"
 
 
 def test_lease_of_another_host(tmp_path, monkeypatch):
@@ -269,7 +323,7 @@ def test_heartbeat_renews_the_lease(tmp_path, monkeypatch):
         ({"strategy": "delta", "mix": {"train_low": 5, "train_high": 0, "val_low": 5, "val_high": 0}}, "train_high"),
         ({"strategy": "transfer", "mix": {"train_low": 0, "train_high": 5, "val_low": 0, "val_high": 5}}, "train_low"),
         ({"training": {"batchsize": 3}}, "unknown key 'batchsize'"),
-        ({"model": "egnn"}, "model 'egnn' is unknown"),
+        ({"model": "egnn_x"}, "model 'egnn_x' is unknown"),
         ({"mix": {"train_low": 0, "train_high": 21, "val_low": 0, "val_high": 10}}, "21 rows of train_high asked"),
         ({"mix": {"train_low": 5, "train_high": 0, "val_low": 0, "val_high": 0}}, "no validation rows"),
     ],

@@ -260,8 +260,11 @@ def test_full_disk_keeps_the_last_checkpoint(tmp_path):
     config = make_config(checkpoint_seconds=0.0)
     model, _ = Job(tmp_path / "whole", config)()
     job = Job(tmp_path / "cut", config)
+
     # Writing to this device fails with "no space left".
-    fill = lambda: (job.state_folder / ".stage0.tmp").symlink_to("/dev/full")  # noqa: E731
+    def fill():
+        (job.state_folder / ".stage0.tmp").symlink_to("/dev/full")
+
     with pytest.raises(
         InputError, match=r"cannot save .* step 20 \(No space left.*step 19 is kept; make room"
     ) as caught:

@@ -388,7 +388,7 @@ def test_automatic_batch_size(n, size):
         ({"max_steps": 2.5}, "training.max_steps: expected a whole number"),
         ({"max_steps": None}, "nothing ends it"),
         ({"recipe": "gemnets"}, "did you mean 'gemnet'"),
-        ({"micro_batches": 2, "step_mode": "captured"}, "micro_batches: needs step_mode eager"),
+        ({"max_edges": 0}, "max_edges: expected a number above 0"),
         ({"plateau": {"factor": 2}}, "plateau.factor"),
         ({"ema_decay": "often"}, "training.ema_decay: expected a number"),
     ],

@@ -117,10 +117,7 @@ rule train_network:
         state=lambda wildcards: (
             f"{STATE}/train_network/{wildcards.network}__seed{wildcards.seed}"
         ),
-        code=lambda wildcards: code(
-            "mlip_studies.training.run",
-            model_module(lookup_network(wildcards.network)["model"]),
-        ),
+        code=lambda wildcards: code(*training_modules(wildcards.network)),
         code_folder=f"{STATE}/code",
     script:
         "../scripts/train_network.py"

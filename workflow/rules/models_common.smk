@@ -72,3 +72,14 @@ def training_check_run(wildcards):
         "seed": int(wildcards.seed),
         "label": f"{entry['title']}, seed {wildcards.seed}",
     }
+
+
+def training_modules(name):
+    """Modules whose code a training run depends on; the loop imports captured steps by name."""
+    entry = lookup_network(name)
+    captured = (entry["trained"]["training"] or {}).get("step_mode", "eager") != "eager"
+    return (
+        "mlip_studies.training.run",
+        model_module(entry["model"]),
+        *(["mlip_studies.training.capture"] if captured else []),
+    )

@@ -10,6 +10,4 @@ if TYPE_CHECKING:
 with job(snakemake.log[0]):
     from mlip_studies.models.measure import measure_model
 
-    measure_model(
-        snakemake.wildcards.network, snakemake.params.entry, snakemake.output[0], threads=snakemake.threads
-    )
+    measure_model(snakemake.wildcards.network, snakemake.params.entry, snakemake.output[0], threads=snakemake.threads)

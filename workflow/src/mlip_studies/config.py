@@ -148,8 +148,8 @@ def load_project(settings: dict[str, Any], root: Path) -> Project:
 def load_models(root: Path, scale: str) -> dict[str, Any]:
     """config/models.yaml at one scale: ``networks`` by name and ``training_check``.
 
-    A network's ``options`` and ``training`` are those of the paper; at the mini scale, ``mini`` holds them with its changes
-    for the check of training, while parameters are always counted in the paper's network.
+    A network's ``options`` and ``training`` are those of the paper, with which parameters are counted and layers measured.
+    ``trained`` has what the check of training uses: with ``training_options``, and at the mini scale with those of ``mini``.
 
     Raises:
         InputError: a mistake in the file, or a model that is not in the catalog.
@@ -163,7 +163,9 @@ def load_models(root: Path, scale: str) -> dict[str, Any]:
         if entry["model"] not in MODELS:
             known = _nearest(entry["model"], MODELS)
             raise InputError(f"{label}: key 'networks.{name}.model': {entry['model']!r} is no model{known}")
-        trained = {key: entry[key] for key in ("options", "training") if entry[key] is not None}
+        trained = {"options": merge(entry["options"], entry.pop("training_options", {}))}
+        if entry["training"] is not None:
+            trained["training"] = entry["training"]
         entry["trained"] = merge(trained, entry.pop("mini", {})) if scale == "mini" else trained
     check = content["training_check"]
     content["training_check"] = check["full"] if scale == "full" else merge(check["full"], check["mini"])

@@ -400,7 +400,8 @@ class RaggedDataset:
         i, j = i + origin, j + origin
         positions = gather(self.positions, atoms)
         # Padding pairs join an atom to itself; neighbouring ones are at right angles, so that angles are well defined.
-        along = torch.nn.functional.one_hot(torch.remainder(number, 2), 3).to(self.dtype)
+        axis = torch.arange(3, device=self.device)
+        along = (torch.remainder(number, 2).unsqueeze(1) == axis).to(self.dtype)
         shift = torch.where(is_pair.unsqueeze(1), torch.zeros_like(along), along * (reach + 1.0))
         weight = is_atom.to(self.dtype)
         batch = GraphBatch(

@@ -1,8 +1,8 @@
 """Neighbours of atoms in table form, and the dense blocks of triplets and quadruplets that follow from it.
 
-A quadruplet c→a – b←d belongs to an edge c→a, an interaction pair b→a and an edge d→b. Instead of one index per
-quadruplet there is one table of the edges into each atom: the block of atom ``a`` holds all (b, c, d) as products of
-table rows. Sums over b and d become matrix products, and no list of quadruplets is ever made.
+A triplet is a pair of edges c→a←b; a quadruplet c→a – b←d belongs to an edge c→a, an interaction pair b→a and an edge
+d→b. Instead of one index per quadruplet there is one table of the edges into each atom: the block of atom ``a`` holds all
+(b, c, d) as products of table rows. Sums over b and d become matrix products, and no list of quadruplets is ever made.
 
 Tables are made on the device. Their widths are the largest degree (one number read back from the device) in a ragged
 batch, and follow from the budget, without a synchronisation, in a padded one.
@@ -17,6 +17,35 @@ from torch import Tensor
 
 from mlip_studies.graph.batch import GraphBatch
 from mlip_studies.graph.scatter import gather, scatter_sum
+from mlip_studies.models.layers.pieces import route
+
+
+@dataclass(frozen=True)
+class Places:
+    """Places of a table that hold each edge once; some may be empty.
+
+    What is computed for an empty place must be multiplied by zeros before it is summed with anything; values and
+    gradients there are arbitrary (those of edge 0).
+
+    Attributes:
+        edge: edge at each place, shape (n_places,), int64; 0 at empty ones.
+        row: place of each edge, shape (n_edges,), int64; n_places for edges of the padding graph, which have none.
+        complete: every edge has a place (always so in a ragged batch).
+    """
+
+    edge: Tensor
+    row: Tensor
+    complete: bool
+
+    def take(self, values: Tensor) -> Tensor:
+        """Values of the places (n_places, ...) from those of the edges (n_edges, ...)."""
+        return route(values, self.edge, self.row) if self.complete else gather(values, self.edge)
+
+    def read(self, values: Tensor) -> Tensor:
+        """Values of the edges (n_edges, ...) from those of the places (n_places, ...); 0 for edges without a place."""
+        if self.complete:
+            return route(values, self.row, self.edge)
+        return gather(torch.cat([values, values.new_zeros(1, *values.shape[1:])]), self.row)
 
 
 @dataclass(frozen=True)
@@ -26,28 +55,40 @@ class NeighbourTable:
     Attributes:
         edge: edge number, shape (n_atoms, width), int64; 0 where there is none.
         valid: whether there is one, shape (n_atoms, width), bool.
-        row: place of each edge in the flattened table, shape (n_edges,), int64; n_atoms · width for those of the
-            padding graph, which have no place.
+        rank: column of each edge, shape (n_edges,), int64.
+        placed: whether an edge is in the table, shape (n_edges,), bool; None: all are, as in a ragged batch.
         degree: edges into each atom, shape (n_atoms,), int64; 0 for padding atoms.
-        complete: every edge has a place (always so in a ragged batch).
     """
 
     edge: Tensor
     valid: Tensor
-    row: Tensor
+    rank: Tensor
+    placed: Tensor | None
     degree: Tensor
-    complete: bool
 
     @property
     def width(self) -> int:
-        """Places per atom."""
+        """Columns."""
         return self.edge.shape[1]
 
-    def read(self, values: Tensor) -> Tensor:
-        """Values of each edge, shape (n_edges, ...), from those of the places, (n_atoms · width, ...); 0 if it has none."""
-        if not self.complete:
-            values = torch.cat([values, values.new_zeros(1, *values.shape[1:])])
-        return gather(values, self.row)
+    def places(self, receivers: Tensor, atoms: Tensor, blocks: list[tuple[int, int]]) -> Places:
+        """Places of the edges when the rows of the table are cut into blocks of different widths, one after another.
+
+        Args:
+            receivers: atom that each edge goes to, shape (n_edges,), int64.
+            atoms: sequence of the rows, shape (n_atoms,), int64.
+            blocks: number of rows and width of each block.
+        """
+        edges, starts, row, end = [], torch.empty_like(atoms), 0, 0
+        for n_rows, width in blocks:
+            of_block = atoms[row : row + n_rows]
+            edges.append(gather(self.edge, of_block)[:, :width].reshape(-1))
+            starts.scatter_(0, of_block, end + width * torch.arange(n_rows, device=atoms.device))
+            row, end = row + n_rows, end + n_rows * width
+        place = gather(starts, receivers) + self.rank
+        if self.placed is not None:
+            place = torch.where(self.placed, place, end)
+        return Places(torch.cat(edges), place, self.placed is None)
 
 
 def neighbour_table(batch: GraphBatch, receivers: Tensor) -> NeighbourTable:
@@ -58,24 +99,97 @@ def neighbour_table(batch: GraphBatch, receivers: Tensor) -> NeighbourTable:
         receivers: atom that each edge goes to, shape (n_edges,), int64: all edges of the batch, or some of a ragged one.
     """
     n_atoms, n_edges, device = batch.n_atoms, receivers.shape[0], receivers.device
-    places = torch.arange(n_edges, device=device)
+    numbers = torch.arange(n_edges, device=device)
     degree = scatter_sum(torch.ones_like(receivers), receivers, n_atoms)
     order = torch.argsort(receivers, stable=True)
     first = torch.cumsum(degree, 0) - degree
-    rank = torch.empty_like(places).scatter_(0, order, places) - gather(first, receivers)
+    rank = torch.empty_like(numbers).scatter_(0, order, numbers) - gather(first, receivers)
     if batch.budget is None:
-        width = max(int(degree.max()), 1) if n_atoms else 1
-        row = gather(torch.arange(n_atoms, device=device) * width, receivers) + rank
+        width, placed = (max(int(degree.max()), 1) if n_atoms else 1), None
+        place = receivers * width + rank
     else:
         # All pairs are edges, so that a molecule's atoms have one less neighbour than there are atoms.
         width = max(batch.budget.neighbours - 1, 1)
         is_real = batch.graph_index < batch.n_graphs - 1
+        placed = gather(is_real, receivers)
         degree = torch.where(is_real, degree, 0)
-        row = torch.where(gather(is_real, receivers), receivers * width + rank, n_atoms * width)
+        place = torch.where(placed, receivers * width + rank, n_atoms * width)
     # The last element collects edges without a place.
-    edge = places.new_zeros(n_atoms * width + 1).scatter_(0, row, places)[:-1].view(n_atoms, width)
+    edge = numbers.new_zeros(n_atoms * width + 1).scatter_(0, place, numbers)[:-1].view(n_atoms, width)
     valid = torch.arange(width, device=device) < degree.unsqueeze(1)
-    return NeighbourTable(torch.where(valid, edge, 0), valid, row, degree, complete=batch.budget is None)
+    return NeighbourTable(torch.where(valid, edge, 0), valid, rank, placed, degree)
+
+
+def _chunks(n: int, chunk: int | None) -> list[int]:
+    """Sizes of the chunks of n rows."""
+    chunk = max(n, 1) if chunk is None else chunk
+    return [min(chunk, n - start) for start in range(0, n, chunk)]
+
+
+def _sequence(columns: list[list[int]], chunks: list[int]) -> tuple[list[int], list[list[int]]]:
+    """Rows sorted by some sizes, so that those of a chunk are alike, and for each chunk the largest of each size."""
+    sequence = sorted(range(len(columns[0])), key=list(zip(*columns, strict=True)).__getitem__)
+    largest, start = [], 0
+    for n in chunks:
+        rows = sequence[start : start + n]
+        largest.append([max(max(column[row] for row in rows), 1) for column in columns])
+        start += n
+    return sequence, largest
+
+
+@dataclass(frozen=True)
+class TripletBlock:
+    """Triplets c→a←b of some atoms a: A atoms, K edges into each.
+
+    Attributes:
+        edges: edges into a, shape (A, K), int64.
+        different: both edges exist and are different, shape (A, K, K), bool.
+    """
+
+    edges: Tensor
+    different: Tensor
+
+
+@dataclass(frozen=True)
+class Triplets:
+    """All triplets of a batch, in blocks.
+
+    Attributes:
+        blocks: they hold every edge once.
+        places: of the edges, block after block.
+    """
+
+    blocks: list[TripletBlock]
+    places: Places
+
+
+def triplet_blocks(batch: GraphBatch, receivers: Tensor, table: NeighbourTable, chunk: int | None = None) -> Triplets:
+    """Triplets of a batch.
+
+    Args:
+        batch: molecules.
+        receivers: atoms a of the edges, shape (n_edges,), int64.
+        table: of these edges.
+        chunk: atoms of a block; None: all in one.
+    """
+    device = receivers.device
+    if table.placed is None:
+        chunks = _chunks(batch.n_atoms, chunk)
+        sequence, largest = _sequence([table.degree.tolist()], chunks)
+        widths = [width for (width,) in largest]
+        atoms = torch.tensor(sequence, dtype=torch.int64, device=device)
+    else:
+        # Nothing is known of the atoms before the step: blocks would all have the same width.
+        chunks, widths = [batch.n_atoms], [table.width]
+        atoms = torch.arange(batch.n_atoms, device=device)
+    blocks = []
+    for a, width in zip(atoms.split(chunks), widths, strict=True):
+        valid = gather(table.valid, a)[:, :width]
+        both = valid.unsqueeze(2) & valid.unsqueeze(1)
+        blocks.append(
+            TripletBlock(gather(table.edge, a)[:, :width], both & ~torch.eye(width, dtype=torch.bool, device=device))
+        )
+    return Triplets(blocks, table.places(receivers, atoms, list(zip(chunks, widths, strict=True))))
 
 
 @dataclass(frozen=True)
@@ -88,7 +202,7 @@ class QuadrupletBlock:
         into_b: edge d→b, shape (A, B, D), int64.
         with_c: c→a and b→a exist and c ≠ b, shape (A, C, B), bool.
         with_d: b→a and d→b exist and d ≠ a, shape (A, B, D), bool.
-        same: c is d, shape (A, B, C, D), bool; or None.
+        same: d exists and is c, shape (A, B, C, D), bool.
     """
 
     into_a: Tensor
@@ -96,7 +210,7 @@ class QuadrupletBlock:
     into_b: Tensor
     with_c: Tensor
     with_d: Tensor
-    same: Tensor | None
+    same: Tensor
 
 
 @dataclass(frozen=True)
@@ -105,20 +219,11 @@ class Quadruplets:
 
     Attributes:
         blocks: they hold every edge c→a once.
-        row: place of each edge among the blocks' (A, C) places one after another, shape (n_edges,), int64; one past
-            the end for edges of the padding graph.
-        complete: every edge has a place.
+        places: of the edges among the blocks' (A, C) places, block after block.
     """
 
     blocks: list[QuadrupletBlock]
-    row: Tensor
-    complete: bool
-
-    def read(self, values: list[Tensor]) -> Tensor:
-        """Values of each edge (n_edges, ...) from those of the blocks' places, (A · C, ...) each; 0 if it has none."""
-        if not self.complete:
-            values = [*values, values[0].new_zeros(1, *values[0].shape[1:])]
-        return gather(torch.cat(values), self.row)
+    places: Places
 
 
 def quadruplet_blocks(
@@ -127,6 +232,7 @@ def quadruplet_blocks(
     senders: Tensor,
     pair_receivers: Tensor,
     pair_senders: Tensor,
+    into: NeighbourTable,
     chunk: int | None = None,
 ) -> Quadruplets:
     """Quadruplets of a batch.
@@ -137,31 +243,24 @@ def quadruplet_blocks(
         senders: their atoms c.
         pair_receivers: atoms a of the interaction graph's pairs b→a, shape (n_interactions,), int64.
         pair_senders: their atoms b.
+        into: table of the embedding graph's edges.
         chunk: atoms a of a block; None: all in one.
     """
-    into, partners = neighbour_table(batch, receivers), neighbour_table(batch, pair_receivers)
+    partners = neighbour_table(batch, pair_receivers)
     n_atoms, device = batch.n_atoms, receivers.device
-    chunk = max(n_atoms, 1) if chunk is None else chunk
-    starts = range(0, n_atoms, chunk)
-    if batch.budget is None:
-        # Atoms of similar degrees share a block, so that little of it is empty.
+    chunks = _chunks(n_atoms, chunk)
+    if into.placed is None:
         reach = torch.zeros_like(into.degree).scatter_reduce_(
             0, pair_receivers, gather(into.degree, pair_senders), "amax", include_self=True
         )
-        numbers = torch.stack([partners.degree, reach, into.degree]).tolist()
-        sequence = sorted(range(n_atoms), key=list(zip(*numbers, strict=True)).__getitem__)
-        widths = [
-            [max(max(column[atom] for atom in sequence[start : start + chunk]), 1) for column in numbers]
-            for start in starts
-        ]
+        sequence, widths = _sequence(torch.stack([partners.degree, reach, into.degree]).tolist(), chunks)
         atoms = torch.tensor(sequence, dtype=torch.int64, device=device)
     else:
-        widths = [[partners.width, into.width, into.width] for _ in starts]
+        widths = [[partners.width, into.width, into.width] for _ in chunks]
         atoms = torch.arange(n_atoms, device=device)
 
-    blocks, place, end = [], torch.empty_like(atoms), 0
-    for start, (n_b, n_d, n_c) in zip(starts, widths, strict=True):
-        a = atoms[start : start + chunk]
+    blocks = []
+    for a, (n_b, n_d, n_c) in zip(atoms.split(chunks), widths, strict=True):
         n_a = a.shape[0]
         into_a, has_c = gather(into.edge, a)[:, :n_c], gather(into.valid, a)[:, :n_c]
         pairs, has_b = gather(partners.edge, a)[:, :n_b], gather(partners.valid, a)[:, :n_b]
@@ -171,20 +270,16 @@ def quadruplet_blocks(
         b = b.view(n_a, n_b)
         c = gather(senders, into_a.reshape(-1)).view(n_a, n_c)
         d = gather(senders, into_b.reshape(-1)).view(n_a, n_b, n_d)
+        with_d = has_b.unsqueeze(2) & has_d & (d != a.view(-1, 1, 1))
         blocks.append(
             QuadrupletBlock(
                 into_a,
                 pairs,
                 into_b,
                 has_c.unsqueeze(2) & has_b.unsqueeze(1) & (c.unsqueeze(2) != b.unsqueeze(1)),
-                has_b.unsqueeze(2) & has_d & (d != a.view(-1, 1, 1)),
-                c.view(n_a, 1, n_c, 1) == d.unsqueeze(2),
+                with_d,
+                (c.view(n_a, 1, n_c, 1) == d.unsqueeze(2)) & with_d.unsqueeze(2),
             )
         )
-        place.scatter_(0, a, end + n_c * torch.arange(n_a, device=device))
-        end += n_a * n_c
-    rank = into.row - receivers * into.width
-    row = gather(place, receivers) + rank
-    if not into.complete:
-        row = torch.where(into.row < n_atoms * into.width, row, end)
-    return Quadruplets(blocks, row, into.complete)
+    sizes = [(n, n_c) for n, (_, _, n_c) in zip(chunks, widths, strict=True)]
+    return Quadruplets(blocks, into.places(receivers, atoms, sizes))

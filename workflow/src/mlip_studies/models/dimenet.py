@@ -114,20 +114,22 @@ def _spread(x: Tensor, w: Tensor) -> Tensor:
     return (x.unsqueeze(2) * w).view(x.shape[0], -1, x.shape[2])
 
 
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
 class _TripletSum(Function):
     """out_nic = Σ_kb t_n(kb)i w_bc x_nkc.
 
     Shapes: t (n_atoms, k · b, i), x (n_atoms, k, c), w (b, c), out (n_atoms, i, c). Derivatives are written out, so
-    that tensors of n_atoms · k · b · c numbers live for a few atoms at a time only and none is kept.
+    that tensors of n_atoms · k · b · c numbers live for a few atoms at a time only and none is kept. Nothing is written
+    in place before the last derivative: a traced step is differentiated as it stands.
     """
 
     @staticmethod
     def forward(ctx: FunctionCtx, t: Tensor, x: Tensor, w: Tensor) -> Tensor:
         ctx.save_for_backward(t, x, w)
-        out = x.new_empty(t.shape[0], t.shape[2], x.shape[2])
-        for part in _chunks(x, w.shape[0]):
-            torch.bmm(t[part].transpose(1, 2), _spread(x[part], w), out=out[part])
-        return out
+        return _joined([torch.bmm(t[p].transpose(1, 2), _spread(x[p], w)) for p in _chunks(x, w.shape[0])])
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -143,14 +145,14 @@ class _TripletSumGradient(Function):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         ctx.save_for_backward(grad, t, x, w)
         ctx.set_materialize_grads(False)
-        to_t, to_x, to_w = torch.empty_like(t), torch.empty_like(x), torch.zeros_like(w) if with_w else None
+        to_t, to_x, to_w = [], [], []
         for part in _chunks(x, w.shape[0]):
-            torch.bmm(_spread(x[part], w), grad[part].transpose(1, 2), out=to_t[part])
+            to_t.append(torch.bmm(_spread(x[part], w), grad[part].transpose(1, 2)))
             back = torch.bmm(t[part], grad[part]).view(*x[part].shape[:2], *w.shape)
-            if to_w is not None:
-                to_w += (back * x[part].unsqueeze(2)).sum(dim=(0, 1))
-            torch.sum(back.mul_(w), dim=2, out=to_x[part])
-        return to_t, to_x, to_w
+            to_x.append((back * w).sum(dim=2))
+            if with_w:
+                to_w.append((back * x[part].unsqueeze(2)).sum(dim=(0, 1)))
+        return _joined(to_t), _joined(to_x), torch.stack(to_w).sum(dim=0) if with_w else None
 
     @staticmethod
     @once_differentiable

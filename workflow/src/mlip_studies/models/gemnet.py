@@ -43,13 +43,16 @@ from mlip_studies.graph.quadruplets import (
     NeighbourTable,
     QuadrupletBlock,
     Quadruplets,
+    Triplets,
     neighbour_table,
     quadruplet_blocks,
+    triplet_blocks,
 )
 from mlip_studies.graph.scatter import gather, scatter_sum
 from mlip_studies.models.base import AtomisticModel
 from mlip_studies.models.gemnet_scaling import ScaleFactors, factor_names
 from mlip_studies.models.layers.activations import silu
+from mlip_studies.models.layers.pieces import cut, join, stack, swap_halves, twice, unstack
 from mlip_studies.models.layers.recompute import recomputed
 from mlip_studies.models.layers.spherical import (
     SineBasis,
@@ -99,10 +102,13 @@ class Residual(nn.Module):
         super().__init__()
         self.first, self.second = Weight(units, units), Weight(units, units)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Shape (n, units) from (n, units)."""
-        y = silu(linear(silu(linear(x, self.first.weight)), GAIN * self.second.weight))
-        return torch.add(x, y, alpha=GAIN) * math.sqrt(0.5)
+    def forward(self, x: Tensor, scale: float) -> tuple[Tensor, float]:
+        """Output y and factor t, the layer's value being t · y, for the input ``scale`` · x; shape (n, units).
+
+        Factors are passed on to where they can be applied to a weight.
+        """
+        y = silu(linear(silu(linear(x, scale * self.first.weight)), GAIN * self.second.weight))
+        return torch.add(x, y, alpha=GAIN / scale), scale * math.sqrt(0.5)
 
 
 class AtomSum(nn.Module):
@@ -115,16 +121,24 @@ class AtomSum(nn.Module):
         self.dense = Weight(emb_atom, emb_edge)
         self.residuals = nn.ModuleList(Residual(emb_atom) for _ in range(n))
 
-    def forward(self, messages: Tensor, radial: Tensor, graph: Geometry) -> Tensor:
-        """Shape (n_atoms, emb_atom) from messages (n_edges, emb_edge) and radial features (n_edges / 2, emb_rbf)."""
+    def atoms(self, messages: Tensor, scale: float, radial: Tensor, graph: Geometry) -> tuple[Tensor, float]:
+        """Output y and factor t, the value being t · y, shape (n_atoms, emb_atom).
+
+        Args:
+            messages: shape (n_edges, emb_edge), to be multiplied with ``scale``.
+            scale: see there.
+            radial: radial features, shape (n_edges / 2, emb_rbf).
+            graph: of the batch.
+        """
         (scales,) = self._scales
         factor = getattr(scales, self._name)
-        total = scatter_sum(messages * graph.both(linear(radial, self.radial.weight)), graph.receivers, graph.n_atoms)
-        scales.observe(self._name, messages, lambda: total * factor)
-        x = silu(linear(total, factor * self.dense.weight)) * GAIN
+        filters = twice(linear(radial, scale * self.radial.weight))
+        total = scatter_sum(messages * filters, graph.receivers, graph.n_atoms)
+        scales.observe(self._name, messages * scale, lambda: total * factor)
+        x, scale = silu(linear(total, factor * self.dense.weight)), GAIN
         for layer in self.residuals:
-            x = layer(x)
-        return x
+            x, scale = layer(x, scale)
+        return x, scale
 
 
 class OutputBlock(AtomSum):
@@ -135,8 +149,9 @@ class OutputBlock(AtomSum):
         self.energy = Weight(1, emb_atom)
 
     def forward(self, messages: Tensor, radial: Tensor, graph: Geometry) -> Tensor:
-        """Shape (n_atoms, 1), eV."""
-        return linear(super().forward(messages, radial, graph), self.energy.weight)
+        """Shape (n_atoms, 1), eV, from messages (n_edges, emb_edge) and radial features (n_edges / 2, emb_rbf)."""
+        x, scale = self.atoms(messages, 1.0, radial, graph)
+        return linear(x, scale * self.energy.weight)
 
 
 class TripletInteraction(nn.Module):
@@ -162,19 +177,21 @@ class TripletInteraction(nn.Module):
         """
         (scales,) = self._scales
         had_rbf, sum_cbf = (getattr(scales, self._name + part) for part in ("had_rbf", "sum_cbf"))
-        y = x * graph.both(linear(bases.radial_trip, (GAIN * had_rbf) * self.radial.weight))
+        y = x * twice(linear(bases.radial_trip, (GAIN * had_rbf) * self.radial.weight))
         scales.observe(self._name + "had_rbf", x * GAIN, lambda: y)
         x = silu(linear(y, self.down.weight))
-        table, weight = graph.table, self.bilinear.weight
-        n_atoms, width = table.edge.shape
+        weight = self.bilinear.weight
         n_trip, n_cbf, n_bil = weight.shape
-        messages = gather(x, table.edge.reshape(-1)).view(n_atoms, width, n_trip)
-        # Sum over b before the weights: they are linear in it.
-        y = torch.bmm(bases.angular_trip, messages)
-        y = table.read(y.view(n_atoms * width, -1, n_trip))
-        y = torch.bmm(bases.circular_trip, y).view(-1, n_cbf * n_trip)
-        y = y @ ((GAIN * sum_cbf) * weight.transpose(0, 1)).reshape(n_cbf * n_trip, n_bil)
-        scales.observe(self._name + "sum_cbf", x * GAIN, lambda: y, gather(table.degree - 1, graph.receivers))
+        weight = ((GAIN * sum_cbf) * weight.transpose(0, 1)).reshape(n_cbf * n_trip, n_bil)
+        places = graph.triplets.places
+        messages = cut(places.take(x), [angular.shape[0] * angular.shape[2] for angular in bases.circular_trip])
+        # Sum over b before the weights, which are linear in it.
+        y = [
+            torch.bmm(angular, part.view(-1, angular.shape[2], n_trip)).view(-1, n_cbf * n_trip) @ weight
+            for angular, part in zip(bases.circular_trip, messages, strict=True)
+        ]
+        y = places.read(join(y))
+        scales.observe(self._name + "sum_cbf", x * GAIN, lambda: y, gather(graph.table.degree - 1, graph.receivers))
         return silu(linear(y, torch.cat([self.up.weight, self.up_reverse.weight])))
 
 
@@ -196,7 +213,7 @@ class QuadrupletInteraction(nn.Module):
         """Shape (n_edges, 2 emb_edge), before the activation's factor, as :meth:`TripletInteraction.forward`."""
         (scales,) = self._scales
         had_rbf, had_cbf, sum_sbf = (getattr(scales, self._name + part) for part in ("had_rbf", "had_cbf", "sum_sbf"))
-        y = x * graph.both(linear(bases.radial_quad, (GAIN * had_rbf) * self.radial.weight))
+        y = x * twice(linear(bases.radial_quad, (GAIN * had_rbf) * self.radial.weight))
         scales.observe(self._name + "had_rbf", x * GAIN, lambda: y)
         x = silu(linear(y, self.down.weight))
         # Radial part of d_ab, per order l of the angle at b, (n_pairs, l, quad); the same for a pair and its reverse.
@@ -212,7 +229,7 @@ class QuadrupletInteraction(nn.Module):
             else functions.messages(x, circular, weight, *functions.tensors)
             for functions in bases.quadruplets
         ]
-        y = graph.quadruplets.read(values)
+        y = graph.quadruplets.places.read(join(values))
         if scales.observer is not None:
             self._observe_quadruplets(x, circular, bases, lambda: y)
         return silu(linear(y, torch.cat([self.up.weight, self.up_reverse.weight])))
@@ -257,35 +274,35 @@ class InteractionBlock(nn.Module):
         branches = [self.triplets] if self.quadruplets is None else [self.triplets, self.quadruplets]
         weights = torch.cat([self.skip.weight, *(branch.dense.weight for branch in branches)])
         width = self.skip.weight.shape[0]
-        x, *inputs = silu(linear(messages, weights)).split(width, dim=1)
+        x, *inputs = cut(silu(linear(messages, weights)), [width] * (1 + len(branches)), dim=1)
         own, swapped = zip(
-            *(branch(y, bases, graph).split(width, dim=1) for branch, y in zip(branches, inputs, strict=True)),
+            *(cut(branch(y, bases, graph), [width, width], dim=1) for branch, y in zip(branches, inputs, strict=True)),
             strict=True,
         )
-        for value in own:
-            x = torch.add(x, value, alpha=math.sqrt(0.5))
-        x = torch.add(x, graph.swap(sum(swapped[1:], swapped[0])), alpha=math.sqrt(0.5))
-        x = x * (GAIN / math.sqrt(1.0 + len(branches)))
+        others = sum(own[1:], own[0]) + swap_halves(sum(swapped[1:], swapped[0]))
+        x, scale = torch.add(x, others, alpha=math.sqrt(0.5)), GAIN / math.sqrt(1.0 + len(branches))
         for layer in self.before_skip:
-            x = layer(x)
-        messages = (messages + x) * math.sqrt(0.5)
+            x, scale = layer(x, scale)
+        messages, scale = torch.add(messages, x, alpha=scale), math.sqrt(0.5)
         for layer in self.after_skip:
-            messages = layer(messages)
+            messages, scale = layer(messages, scale)
 
-        atoms = (atoms + self.atom_update(messages, bases.radial_atom, graph)) * math.sqrt(0.5)
-        x = silu(pair_linear(atoms, messages, self.concat.weight, graph)) * GAIN
+        x, factor = self.atom_update.atoms(messages, scale, bases.radial_atom, graph)
+        atoms = torch.add(atoms, x, alpha=factor) * math.sqrt(0.5)
+        width = self.skip.weight.shape[0]
+        weight = torch.cat([self.concat.weight[:, :-width], scale * self.concat.weight[:, -width:]], dim=1)
+        x, factor = silu(pair_linear(atoms, messages, weight, graph)), GAIN
         for layer in self.residuals:
-            x = layer(x)
-        return atoms, (messages + x) * math.sqrt(0.5)
+            x, factor = layer(x, factor)
+        return atoms, torch.add(messages, x, alpha=factor / scale) * (scale * math.sqrt(0.5))
 
 
 def pair_linear(atoms: Tensor, edges: Tensor, weight: Tensor, graph: Geometry) -> Tensor:
     """W [h_sender, h_receiver, e] without the concatenation: the products with atoms are taken once per atom."""
     width = atoms.shape[1]
-    ends = linear(atoms, torch.cat([weight[:, :width], weight[:, width : 2 * width]]))
-    n = weight.shape[0]
-    total = torch.addmm(gather(ends[:, :n].contiguous(), graph.senders), edges, weight[:, 2 * width :].t())
-    return total + gather(ends[:, n:].contiguous(), graph.receivers)
+    of_sender, of_receiver = linear(atoms, weight[:, :width]), linear(atoms, weight[:, width : 2 * width])
+    total = torch.addmm(gather(of_sender, graph.senders), edges, weight[:, 2 * width :].t())
+    return total + gather(of_receiver, graph.receivers)
 
 
 def _one(functions: QuadrupletFunctions, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -328,7 +345,8 @@ class Geometry:
         distances: of the first half of the edges, shape (n_edges / 2,), Å.
         directions: unit vectors from a to c, shape (n_edges, 3).
         table: edges into each atom.
-        quadruplets: of a GemNet-Q.
+        triplets: in blocks.
+        quadruplets: of a GemNet-Q, in blocks.
         pair_distances: of the first half of the interaction pairs b→a, (n_interactions / 2,), Å; GemNet-Q.
         frames: orthonormal axes of each pair, the first one from a to b, (n_interactions, axis, 3); GemNet-Q.
     """
@@ -339,20 +357,10 @@ class Geometry:
     distances: Tensor
     directions: Tensor
     table: NeighbourTable
+    triplets: Triplets
     quadruplets: Quadruplets | None = None
     pair_distances: Tensor | None = None
     frames: Tensor | None = None
-
-    @staticmethod
-    def both(half: Tensor) -> Tensor:
-        """Values of all edges from those of the first half, which their reverses share."""
-        return torch.cat([half, half])
-
-    @staticmethod
-    def swap(values: Tensor) -> Tensor:
-        """Values (n_edges, ...) of the reverse edges."""
-        half = values.shape[0] // 2
-        return torch.cat([values[half:], values[:half]])
 
 
 @dataclass(frozen=True)
@@ -362,8 +370,7 @@ class Bases:
     Attributes:
         radial: frequencies' basis, shape (n_edges / 2, num_radial).
         radial_trip: shape (n_edges / 2, emb_rbf); ``radial_atom``, ``radial_out`` and ``radial_quad`` likewise.
-        angular_trip: Y_l0 of the angle c–a–b, shape (n_atoms, width · l, width); rows (c, l), columns b.
-        circular_trip: shape (n_edges, emb_cbf, l).
+        circular_trip: of the triplets c→a←b, block by block, shape (A, C · emb_cbf, B).
         circular_quad: shape (n_interactions / 2, l, emb_cbf); GemNet-Q.
         quadruplets: functions of the quadruplets, block by block; GemNet-Q.
         recompute: whether the blocks' intermediate results are made again for each derivative.
@@ -373,8 +380,7 @@ class Bases:
     radial_trip: Tensor
     radial_atom: Tensor
     radial_out: Tensor
-    angular_trip: Tensor
-    circular_trip: Tensor
+    circular_trip: tuple[Tensor, ...]
     radial_quad: Tensor | None = None
     circular_quad: Tensor | None = None
     quadruplets: tuple[QuadrupletFunctions, ...] = ()
@@ -406,8 +412,9 @@ class QuadrupletFunctions:
     2. radial functions and projection of the spherical basis of edges c→a, shape (A C, emb_sbf, (l, m));
     3. functions of c that these sums are multiplied with, shape (A, C · l, terms · B), for each m of the cosines (and of
        the sines, if smooth);
-    4. functions of c and d together, shape (A B, C · n, D): -1 where c is d, then (unless smooth) those of the sines;
-    5. functions of c that their sums over d are multiplied with, shape (A C, l, B): for c = d, and for each m of 4.
+    4. -1 where c is d, shape (A B, C, D);
+    5. functions of c that the sums with 4. are multiplied with, shape (A C, (l, m), B);
+    6. unless smooth: the sines' functions of c and d, shape (A, C · (l, m), B · D).
     """
 
     def __init__(
@@ -429,38 +436,38 @@ class QuadrupletFunctions:
         n_a, n_b, n_c, n_d = self.n_a, self.n_b, self.n_c, self.n_d
         axes = gather(frames, block.pairs.reshape(-1))
         to_d = gather(directions, block.into_b.reshape(-1)).view(n_a * n_b, n_d, 3)
-        along, x_d, y_d = torch.bmm(axes, to_d.transpose(1, 2)).unbind(1)
+        along, x_d, y_d = unstack(torch.bmm(axes, to_d.transpose(1, 2)), 1)
         to_c = gather(directions, block.into_a.reshape(-1)).view(n_a, n_c, 3)
         to_c = torch.bmm(to_c, axes.view(n_a, n_b, 3, 3).permute(0, 3, 2, 1).reshape(n_a, 3, 3 * n_b))
-        cosine, x_c, y_c = to_c.view(n_a, n_c, 3, n_b).unbind(2)
+        cosine, x_c, y_c = unstack(to_c.view(n_a, n_c, 3, n_b), 2)
         with_d = block.with_d.view(n_a * n_b, n_d).to(along.dtype)
         polar = legendre_m0(l_max, -along) * with_d.unsqueeze(2)
         legendre = legendre_without_sine(l_max, cosine, dim=2) * block.with_c.to(along.dtype).unsqueeze(2)
-        legendre = legendre.split([l_max + 1 - m for m in range(l_max + 1)], dim=2)
+        legendre = cut(legendre, [l_max + 1 - m for m in range(l_max + 1)], dim=2)
         same = block.same.to(along.dtype)
         build = self._smooth if smooth else self._exact
-        of_d, of_c, of_both, factors = build(x_d, y_d, x_c, y_c, legendre, same)
+        of_d, of_c, factors, of_both = build(x_d, y_d, x_c, y_c, legendre, same)
         self._n_of_c = len(of_c)
         # The terms with c = d: their cosines are 1, and the factors have the sines of the polar angles.
-        again = torch.cat([part * factor.unsqueeze(2) for part, factor in zip(legendre, factors, strict=True)], dim=2)
-        of_c_again = [again] if smooth else [again, *legendre[1:]]
+        again = join([part * factor.unsqueeze(2) for part, factor in zip(legendre, factors, strict=True)], dim=2)
         self.tensors = (
             polar,
-            torch.stack(of_d, dim=1),
+            stack(of_d, dim=1),
             radial,
             *of_c,
-            of_both.view(n_a * n_b, -1, n_d),
-            *(value.reshape(n_a * n_c, -1, n_b) for value in of_c_again),
+            -same.view(n_a * n_b, n_c, n_d),
+            again.view(n_a * n_c, -1, n_b),
+            *of_both,
         )
 
     def _columns(self, legendre: Tensor, terms: list[Tensor]) -> Tensor:
         """Functions (A, C · l, terms · B) from those of the polar angle (A, C, l, B) and terms (A, C, B)."""
-        both = legendre.unsqueeze(3) * torch.stack(terms, dim=2).unsqueeze(2)
+        both = legendre.unsqueeze(3) * stack(terms, dim=2).unsqueeze(2)
         return both.view(self.n_a, -1, len(terms) * self.n_b)
 
     def _exact(
         self, x_d: Tensor, y_d: Tensor, x_c: Tensor, y_c: Tensor, legendre: Sequence[Tensor], same: Tensor
-    ) -> tuple[list[Tensor], list[Tensor], Tensor, list[Tensor]]:
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
         l_max, n_a, n_b, n_d = self.l_max, self.n_a, self.n_b, self.n_d
         square = x_d.square() + y_d.square()
         # Directions below the resolution of the numbers have no azimuth: θ = π/2 then.
@@ -485,24 +492,29 @@ class QuadrupletFunctions:
             of_c.append(self._columns(legendre[m], terms))
 
         # sin(m |α_c - α_d|): the sign is that of sin(α_c - α_d).
-        of_both = [-same.unsqueeze(3)]
+        of_both = []
         if l_max > 0:
 
             def from_c(values: list[Tensor]) -> Tensor:
-                return torch.stack(values, dim=3).permute(0, 2, 1, 3).unsqueeze(4)  # (A, B, C, m, 1)
+                return stack(values, dim=2).unsqueeze(4)  # (A, C, m, B, 1)
 
             def from_d(values: list[Tensor]) -> Tensor:
-                return torch.stack(values, dim=1).view(n_a, n_b, 1, l_max, n_d)
+                return stack(values, dim=1).view(n_a, n_b, -1, n_d).transpose(1, 2).unsqueeze(1)  # (A, 1, m, B, D)
 
             signed = from_c(imaginary_c[1:]) * from_d(real_d[1:]) - from_c(real_c[1:]) * from_d(imaginary_d[1:])
-            sign = torch.sign(signed.detach()[:, :, :, :1]) * (1.0 - same).unsqueeze(3)
+            sign = torch.sign(signed.detach()[:, :, :1]) * (1.0 - same).transpose(1, 2).unsqueeze(2)
             right = [sines[m] * round(math.sin(0.5 * math.pi * m)) for m in range(1, l_max + 1)]
-            of_both.append(torch.addcmul(signed * sign, from_c(right), on_line.view(n_a, n_b, 1, 1, n_d)))
-        return of_d, of_c, torch.cat(of_both, dim=3), sines
+            signed = torch.addcmul(signed * sign, from_c(right), from_d([on_line]))
+            functions = [
+                legendre[m].unsqueeze(4) * part.unsqueeze(2)
+                for m, part in zip(range(1, l_max + 1), unstack(signed, 2), strict=True)
+            ]
+            of_both.append(join(functions, dim=2).view(n_a, -1, n_b * n_d))
+        return of_d, of_c, sines, of_both
 
     def _smooth(
         self, x_d: Tensor, y_d: Tensor, x_c: Tensor, y_c: Tensor, legendre: Sequence[Tensor], same: Tensor
-    ) -> tuple[list[Tensor], list[Tensor], Tensor, list[Tensor]]:
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
         l_max, n_a, n_b, n_d = self.l_max, self.n_a, self.n_b, self.n_d
         # With w = z_c z_d*, z = sin φ e^{iα}: Re(w^m) for the cosines, and for the sines
         # Im(w^m) Im(w) = (|w|² Re(w^(m-1)) - Re(w^(m+1))) / 2.
@@ -520,13 +532,13 @@ class QuadrupletFunctions:
             upper = [-0.5 * part for part in _rows(real_c[m + 1], imaginary_c[m + 1])]
             of_c.append(self._columns(legendre[m], [*lower, *upper]))
         # Where c is d, w is the product of the sines.
-        z_d = torch.stack([x_d, y_d], dim=2)
+        z_d = stack([x_d, y_d], dim=2)
         z_same = torch.bmm(same.view(n_a * n_b, -1, n_d), z_d).view(n_a, n_b, -1, 2).transpose(1, 2)
         product = x_c * z_same[..., 0] + y_c * z_same[..., 1]
         factors = [torch.ones_like(product)]
         for _ in range(l_max):
             factors.append(factors[-1] * product)
-        return of_d, of_c, -same, factors
+        return of_d, of_c, factors, []
 
     def intermediate(self, x: Tensor, circular: Tensor, polar: Tensor) -> Tensor:
         """Message of d→b times the circular basis, shape (A · B · D, emb_quad)."""
@@ -545,26 +557,22 @@ class QuadrupletFunctions:
             tensors: :attr:`tensors`.
         """
         polar, of_d, radial, *rest = tensors
-        of_c, of_both, same, of_c_again = (
-            rest[: self._n_of_c],
-            rest[self._n_of_c],
-            rest[self._n_of_c + 1],
-            rest[self._n_of_c + 2 :],
-        )
+        of_c, (same, again, *of_both) = rest[: self._n_of_c], rest[self._n_of_c :]
         n_a, n_b, n_c, n_d, width = self.n_a, self.n_b, self.n_c, self.n_d, x.shape[1]
         y = self.intermediate(x, circular, polar).view(n_a * n_b, n_d, width)
         # One function of d for each term of the functions of c.
         sums = torch.bmm(of_d, y).view(n_a, n_b, -1, width).transpose(1, 2)
-        sums = sums.split([part.shape[2] // n_b for part in of_c], dim=1)
+        sums = cut(sums, [part.shape[2] // n_b for part in of_c], dim=1)
         parts = [
             torch.bmm(part, value.reshape(n_a, -1, width)).view(n_a * n_c, -1, width)
             for part, value in zip(of_c, sums, strict=True)
         ]
-        cosines, sines = torch.cat(parts[: self.l_max + 1], dim=1), parts[self.l_max + 1 :]
-        sums = torch.bmm(of_both, y).view(n_a, n_b, n_c, -1, width).transpose(1, 2).contiguous()
-        first, *others = sums.view(n_a * n_c, n_b, -1, width).unbind(2)
-        sines += [torch.bmm(part, value) for part, value in zip(of_c_again, others, strict=True)]
-        y = torch.bmm(radial, torch.cat([torch.baddbmm(cosines, same, first), *sines], dim=1))
+        cosines, sines = join(parts[: self.l_max + 1], dim=1), parts[self.l_max + 1 :]
+        sums = torch.bmm(same, y).view(n_a, n_b, n_c, width).transpose(1, 2).reshape(n_a * n_c, n_b, width)
+        cosines = torch.baddbmm(cosines, again, sums)
+        for functions in of_both:
+            sines.append(torch.bmm(functions, y.view(n_a, n_b * n_d, width)).view(n_a * n_c, -1, width))
+        y = torch.bmm(radial, join([cosines, *sines], dim=1))
         return y.view(n_a * n_c, -1) @ weight
 
 
@@ -716,16 +724,17 @@ class GemNet(AtomisticModel):
             receivers, senders = gather(receivers, near), gather(senders, near)
         directions = torch.cat([directions, -directions])
         table = neighbour_table(batch, receivers)
-        common = (receivers, senders, batch.n_atoms, distances, directions, table)
+        triplets = triplet_blocks(batch, receivers, table, self.chunk)
+        common = (receivers, senders, batch.n_atoms, distances, directions, table, triplets)
         if not self.has_quadruplets or receivers.shape[0] == 0:
             return Geometry(*common)
-        quadruplets = quadruplet_blocks(batch, receivers, senders, pair_receivers, pair_senders, self.chunk)
+        quadruplets = quadruplet_blocks(batch, receivers, senders, pair_receivers, pair_senders, table, self.chunk)
         # Two axes at right angles to the pair: any will do, but they must be differentiated with it.
         smallest = nn.functional.one_hot(pair_directions.detach().abs().argmin(dim=1), 3).to(vectors.dtype)
         first = smallest - (smallest * pair_directions).sum(1, keepdim=True) * pair_directions
         first = first * first.square().sum(1, keepdim=True).rsqrt()
         second = torch.linalg.cross(pair_directions, first, dim=1)
-        frames = torch.cat([torch.stack([sign * pair_directions, first, second], dim=1) for sign in (1.0, -1.0)])
+        frames = torch.cat([stack([sign * pair_directions, first, second], dim=1) for sign in (1.0, -1.0)])
         return Geometry(*common, quadruplets, pair_distances, frames)
 
     def _bessel(self, basis: SphericalBesselBasis, distances: Tensor, cutoff: float) -> Tensor:
@@ -734,25 +743,27 @@ class GemNet(AtomisticModel):
 
     def bases(self, graph: Geometry) -> Bases:
         """Basis functions of a batch."""
-        distances, table = graph.distances, graph.table
+        distances = graph.distances
         envelope = polynomial_envelope(distances / self.embedding_cutoff, self.envelope_exponent)
         radial = self.radial_basis(distances) * envelope.unsqueeze(1)
         bessel = self.bessel_basis(distances) * envelope.view(-1, 1, 1)
         weight = self.circular_trip.weight  # (l, n, cbf)
-        circular = torch.bmm(bessel.transpose(0, 1), weight).permute(1, 2, 0)
-        n_atoms, width = table.edge.shape
-        directions = gather(graph.directions, table.edge.reshape(-1)).view(n_atoms, width, 3)
-        cosine = torch.bmm(directions, directions.transpose(1, 2))
-        both = table.valid.unsqueeze(2) & table.valid.unsqueeze(1)
-        both = both & ~torch.eye(width, dtype=torch.bool, device=both.device)
-        angular = legendre_m0(self.l_max, cosine, dim=2) * both.to(cosine.dtype).unsqueeze(2)
+        circular = torch.bmm(bessel.transpose(0, 1), weight).permute(1, 2, 0).contiguous()
+        circular_trip = []
+        for block in graph.triplets.blocks:
+            n_atoms, width = block.edges.shape
+            edges = block.edges.reshape(-1)
+            directions = gather(graph.directions, edges).view(n_atoms, width, 3)
+            cosine = torch.bmm(directions, directions.transpose(1, 2))
+            angular = legendre_m0(self.l_max, cosine, dim=2) * block.different.to(cosine.dtype).unsqueeze(2)
+            of_edge = gather(circular, torch.remainder(edges, circular.shape[0]))
+            circular_trip.append(torch.bmm(of_edge, angular.view(len(edges), -1, width)).view(n_atoms, -1, width))
         common = (
             radial,
             linear(radial, self.radial_trip.weight),
             linear(radial, self.radial_atom.weight),
             linear(radial, self.radial_out.weight),
-            angular.view(n_atoms, -1, width),
-            graph.both(circular).contiguous(),
+            tuple(circular_trip),
         )
         if graph.quadruplets is None:
             return Bases(*common)
@@ -805,7 +816,7 @@ class GemNet(AtomisticModel):
         def embedding(batch: GraphBatch, features: dict[str, Tensor]) -> dict[str, Tensor]:
             graph, bases = geometry(batch)
             atoms = gather(self.atom_embedding.weight, batch.atomic_numbers - 1)
-            edges = silu(pair_linear(atoms, graph.both(bases.radial), self.edge_embedding.weight, graph)) * GAIN
+            edges = silu(pair_linear(atoms, twice(bases.radial), self.edge_embedding.weight, graph)) * GAIN
             return {"atoms": atoms, "edges": edges, "atomic_energy": self.outputs[0](edges, bases.radial_out, graph)}
 
         def interaction(number: int, batch: GraphBatch, features: dict[str, Tensor]) -> dict[str, Tensor]:

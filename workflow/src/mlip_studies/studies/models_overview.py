@@ -8,7 +8,6 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from matplotlib.figure import Figure
 
 from mlip_studies.artifacts import PathLike, require
 from mlip_studies.claims.inputs import read_json
@@ -53,25 +52,27 @@ def equivariance_figure(paths: Iterable[PathLike], output: PathLike) -> None:
     with style():
         figure, axis = plt.subplots(figsize=(FULL_WIDTH, 1.2 + 0.33 * len(networks)))
         for precision, offset in (("float32", 0.16), ("float64", -0.16)):
-            part = frame[frame["precision"] == precision]
-            # An error of exactly zero (a layer that only looks up elements) has no place on a logarithmic axis.
-            part = part[part["maximum"] > 0]
-            height = [len(networks) - 1 - networks.index(title) + offset for title in part["title"]]
-            axis.plot(
-                part["maximum"], height, MARKERS[precision], color=COLORS[precision], markersize=4.5, alpha=0.75,
-                markeredgewidth=0, linestyle="none", label=f"{precision}, one mark per layer and feature",
-            )  # fmt: skip
+            for turns in (True, False):
+                part = frame[(frame["precision"] == precision) & ((frame["irreps"] != "scalar") == turns)]
+                # An error of exactly zero (a layer that only looks up elements) has no place on a logarithmic axis.
+                part = part[part["maximum"] > 0]
+                height = [len(networks) - 1 - networks.index(title) + offset for title in part["title"]]
+                axis.plot(
+                    part["maximum"], height, MARKERS[precision], markersize=4.5, alpha=0.8, linestyle="none",
+                    markeredgecolor=COLORS[precision], markerfacecolor=COLORS[precision] if turns else "none",
+                    label=f"{precision}, {'turns with the molecule' if turns else 'invariant'}",
+                )  # fmt: skip
         paper_line(axis, THESIS_LIMIT, label="thesis (text): every layer below this, float32")
         axis.set_xscale("log")
         axis.set_yticks(range(len(networks)), networks[::-1])
         axis.set_ylim(-0.6, len(networks) - 0.4)
         axis.grid(axis="y", visible=False)
         axis.set_xlabel("equivariance error of a layer (largest of the rotations, dimensionless)")
-        figure.legend(loc="outside upper left", ncols=1)
+        figure.legend(loc="outside upper center", ncols=2)
         footer(
             figure,
-            f"Error of Hedelius, eq. 3.1, per layer with exactly rotated inputs; {n_rotations} rotations, "
-            "four molecules, random weights. Independent of the scale.",
+            f"Error of Hedelius, eq. 3.1; one mark per layer and feature, inputs exactly rotated; {n_rotations} rotations, "
+            "four molecules, random weights. The same at both scales.",
         )
     save_figure(figure, frame.drop(columns="title"), output)
 
@@ -121,16 +122,20 @@ def parameters_table(paths: Iterable[PathLike], output: PathLike) -> None:
                 "network": network["title"],
                 "model": network["model"],
                 "parameters": network["parameters"],
-                "published": published,
+                "published": pd.NA if published is None else published,
                 "agrees": "" if published is None else ("yes" if published == network["parameters"] else "no"),
                 "cutoff_angstrom": network["cutoff"],
                 "forces": network["forces"],
                 "source": network["source"],
             }
         )
-    caption = "Trainable parameters counted in the networks that this project trains, beside the published count."
+    caption = (
+        "Trainable parameters counted in this project's networks with the papers' settings, beside the count that the paper "
+        "states or that a public implementation has with the same settings."
+    )
     headings = {"cutoff_angstrom": "cutoff (Å)", "agrees": "same count"}
-    write_html_table(pd.DataFrame(rows), output, "Networks and their parameters", caption, headings=headings)
+    frame = pd.DataFrame(rows).astype({"published": "Int64"})
+    write_html_table(frame, output, "Networks and their parameters", caption, headings=headings)
 
 
 LINES = ("-", "--", ":", "-.")

@@ -62,6 +62,7 @@ class Replay:
         self.function, self.device, self.what, self.warm_up = function, device, what, warm_up
         self.graph: Any = None
         self.output: Any = None
+        self._side: Any = None
         self.calls = 0
         self.failed = False
 
@@ -85,11 +86,11 @@ class Replay:
 
     def _on_side_stream(self) -> Any:
         current = torch.cuda.current_stream(self.device)
-        side = torch.cuda.Stream(self.device)
-        side.wait_stream(current)
-        with torch.cuda.stream(side):
+        self._side = self._side or torch.cuda.Stream(self.device)
+        self._side.wait_stream(current)
+        with torch.cuda.stream(self._side):
             output = self.function()
-        current.wait_stream(side)
+        current.wait_stream(self._side)
         return output
 
     def _record(self) -> None:
@@ -116,7 +117,7 @@ def _first_line(error: BaseException) -> str:
 class _KeepDetach(TorchFunctionMode):
     """Marks the ``detach`` calls that a model makes itself in the graph that is being traced."""
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         mode = get_proxy_mode() if func is torch.Tensor.detach else None
         before = None if mode is None else len(mode.tracer.graph.nodes)
         result = func(*args, **(kwargs or {}))
@@ -158,7 +159,7 @@ class TracedForces:
 
         Args:
             model: its tensors are read anew at each call, so training in place is seen.
-            create_graph: whether the results are to be differentiated.
+            create_graph: whether the results are to be differentiated; if not, nothing is kept for it.
             compiled: compile the graph with inductor; else run it as traced.
         """
         self.model, self.create_graph, self.compiled = model, create_graph, compiled
@@ -168,6 +169,10 @@ class TracedForces:
 
     def __call__(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
         """Energy (n_graphs,), eV, and forces (n_atoms, 3), eV/Å, of a batch of fixed shape."""
+        with torch.set_grad_enabled(self.create_graph):
+            return self._run(batch)
+
+    def _run(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
         if self.failed:
             return self._module(batch)
         tensors = {
@@ -201,7 +206,8 @@ class TracedForces:
         """The graph of elementary operations of ``(parameters and buffers, tensors of the batch)``."""
 
         def function(state: list[Tensor], tensors: list[Tensor]) -> tuple[Tensor, Tensor]:
-            this = replace(batch, **dict(zip(columns, tensors, strict=True)))
+            changed: dict[str, Any] = dict(zip(columns, tensors, strict=True))
+            this = replace(batch, **changed)
             return functional_call(self._module, dict(zip(names, state, strict=True)), (this,))
 
         with _KeepDetach():
@@ -347,6 +353,8 @@ class CapturedStep(EagerStep):
             group.update({name: value for name, value in _RECORDABLE.items() if name in group})
             self._rates.append(torch.as_tensor(group["lr"], dtype=torch.float32).to(device, copy=True))
             group["lr"] = self._rates[-1]
+        # Its warning that steps run unrecorded would come at the warm-up.
+        self._base._warned_capturable_if_run_uncaptured = True
         for state in self._base.state.values():
             if isinstance(count := state.get("step"), Tensor):
                 state["step"] = count.to(device)

@@ -50,10 +50,11 @@ def all_finite(payload: Any) -> bool:
                 collect(each)
 
     collect(payload)
-    if not tensors:
-        return True
-    # A sum can overflow where no entry does, so every entry is asked; one wait for the device in all.
-    return bool(torch.stack([each.isfinite().all() for each in tensors]).all())
+    # A sum can overflow where no entry does, so every entry is asked; one wait per device.
+    answers: dict[torch.device, list[Tensor]] = {}
+    for each in tensors:
+        answers.setdefault(each.device, []).append(each.isfinite().all())
+    return all(bool(torch.stack(values).all()) for values in answers.values())
 
 
 class Checkpoints:

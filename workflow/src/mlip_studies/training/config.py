@@ -82,6 +82,7 @@ class TrainingConfig:
         checkpoint_seconds: wall time between checkpoints.
         log_steps: steps between lines of the metrics.
         check_steps: steps between looks at the device's numbers.
+        max_edges: most directed edges that one molecule may have; a larger one stops the run before it starts.
         tensorboard: folder for TensorBoard; None: not written.
     """
 
@@ -105,6 +106,7 @@ class TrainingConfig:
     checkpoint_seconds: float = 300.0
     log_steps: int = 100
     check_steps: int = 20
+    max_edges: int | None = None
     tensorboard: str | None = None
 
     def __post_init__(self) -> None:
@@ -113,7 +115,7 @@ class TrainingConfig:
         check(size == "auto" or (isinstance(size, int) and size > 0), "training.batch_size", "above 0, or auto", size)
         for name in ("micro_batches", "log_steps", "check_steps"):
             check(getattr(self, name) > 0, f"training.{name}", "a number above 0", getattr(self, name))
-        for name in ("clip_norm", "max_gradient_norm", "max_steps", "max_epochs"):
+        for name in ("clip_norm", "max_gradient_norm", "max_steps", "max_epochs", "max_edges"):
             value = getattr(self, name)
             check(value is None or value > 0, f"training.{name}", "a number above 0", value)
         check(self.precision in PRECISIONS, "training.precision", " or ".join(PRECISIONS), self.precision)
@@ -121,8 +123,6 @@ class TrainingConfig:
         limits = (self.max_steps, self.max_epochs, self.min_learning_rate, self.early_stop)
         if all(limit is None for limit in limits):
             raise InputError("training: nothing ends it; set max_steps, max_epochs, min_learning_rate or early_stop")
-        if self.micro_batches > 1 and self.step_mode != "eager":
-            raise InputError(f"training.micro_batches: needs step_mode eager, found {self.step_mode}")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainingConfig:

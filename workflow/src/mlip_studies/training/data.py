@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +16,7 @@ from mlip_studies.data.store import Rows, Store
 from mlip_studies.errors import InputError
 from mlip_studies.graph.batch import RaggedDataset
 from mlip_studies.models.base import AtomisticModel
+from mlip_studies.models.checks import check_molecules
 
 SHIFTS = ("none", "mean", "mean_padded", "per_element")
 SCALES = ("none", "std")
@@ -159,6 +161,20 @@ def check_elements(rows: Rows, model: AtomisticModel, model_name: str, store: St
         )
 
 
+def check_geometries(rows: Rows, store: Store, cutoff: float | None = None, max_edges: int | None = None) -> None:
+    """Make sure that every molecule can be computed.
+
+    Raises:
+        InputError: positions that are not finite, two atoms at the same place, or more than ``max_edges`` edges.
+    """
+    try:
+        check_molecules(rows.atomic_numbers, rows.positions, rows.ptr, max_edges=max_edges, cutoff=cutoff)
+    except InputError as error:
+        found = re.match(r"molecule (\d+)", str(error))
+        where = f" (row {int(rows.rows[int(found[1])])})" if found else ""
+        raise InputError(f"{store.path}{where}: {error}; filter the data set") from None
+
+
 def build_dataset(
     store: Store,
     rows: NDArray[np.int64],
@@ -169,6 +185,7 @@ def build_dataset(
     device: torch.device,
     precision: str,
     forces: bool,
+    max_edges: int | None = None,
 ) -> RaggedDataset:
     """Rows of one fidelity in device memory, with labels in units of the model.
 
@@ -182,12 +199,15 @@ def build_dataset(
         device: where to.
         precision: ``float32`` or ``float64``.
         forces: whether forces are needed.
+        max_edges: most directed edges that one molecule may have; None: any number.
 
     Raises:
-        InputError: a row without label, an element that the model does not know, or no forces in the store.
+        InputError: a row without label, an element that the model does not know, no forces in the store, atoms at the
+            same place, or a molecule with too many edges.
     """
     read = store.read(rows, fidelities=(fidelity,), forces=(fidelity,) if forces else False)
     check_elements(read, model, model_name, store)
+    check_geometries(read, store, model.cutoff, max_edges)
     energy = read.energy[fidelity]
     lacking = ~np.isfinite(energy)
     if forces and len(read):

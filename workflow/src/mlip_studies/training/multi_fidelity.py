@@ -22,7 +22,7 @@ from mlip_studies.models.base import AtomisticModel
 from mlip_studies.models.potential import Potential
 from mlip_studies.models.registry import build_model
 from mlip_studies.training.config import EvaluationConfig, TrainingConfig
-from mlip_studies.training.data import DTYPES, check_elements
+from mlip_studies.training.data import DTYPES, check_elements, check_geometries
 from mlip_studies.training.device import choose_device, environment, launch_fabric
 from mlip_studies.training.evaluate import predict
 from mlip_studies.training.loop import TrainingResult, train_stage
@@ -219,6 +219,7 @@ def _dataset(
     """Rows of both fidelities with their targets: label minus self energies, or high minus low."""
     rows = store.read(np.concatenate([low_rows, high_rows]), fidelities=(spec.low, spec.high), forces=False)
     check_elements(rows, model, spec.model, store)
+    check_geometries(rows, store)
     is_low = np.arange(len(rows)) < len(low_rows)
     low = rows.energy[spec.low] - shifts.of(rows, "low")
     high = rows.energy[spec.high] - shifts.of(rows, "high")

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import errno
 import importlib
 import json
 import math
@@ -265,6 +266,7 @@ def run_training(
                 device,
                 config.training.precision,
                 forces,
+                config.training.max_edges,
             )
 
         train, validation = data("train"), data("val")
@@ -289,6 +291,8 @@ def run_training(
         finally:
             if metrics is not None:
                 metrics.close()
+        if fabric.world_size > 1:
+            torch.distributed.destroy_process_group()
         if state is None or metrics is None:
             return None
         elements = tuple(z for z in model.elements if bool((train.atomic_numbers == z).any()))
@@ -425,6 +429,8 @@ def _disk_errors(outputs: RunOutputs) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+            raise
         raise InputError(
             f"{outputs.run.parent}: cannot write ({error.strerror or error}); make room on the disk and run again, the "
             "finished training is kept"

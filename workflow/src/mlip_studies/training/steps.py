@@ -167,4 +167,4 @@ def make_step(
     # By name, so that runs with eager steps do not depend on that code.
     capture = importlib.import_module("mlip_studies.training.capture")
     cls = capture.CapturedStep if config.step_mode == "captured" else capture.CompiledStep
-    return cls(*arguments, batch_size=config.molecules_per_step(len(data)))
+    return cls(*arguments, micro_batches=config.micro_batches, batch_size=config.molecules_per_step(len(data)))

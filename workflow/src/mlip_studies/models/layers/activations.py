@@ -15,6 +15,9 @@ from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional
 
+#: from here on ln(1 + exp(x)) is x in double precision; torch's own limit of 20 makes a step of 2e-9 in value and slope
+THRESHOLD = 40.0
+
 
 class _SoftplusSlope(Function):
     """grad · σ(x)."""
@@ -35,7 +38,7 @@ class _ShiftedSoftplus(Function):
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
         ctx.save_for_backward(x, torch.sigmoid(x))
-        return functional.softplus(x).sub_(math.log(2.0))
+        return functional.softplus(x, threshold=THRESHOLD).sub_(math.log(2.0))
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:
@@ -46,7 +49,7 @@ def shifted_softplus(x: Tensor) -> Tensor:
     """ln(1 + exp(x)) - ln 2 of any shape (K. T. Schütt et al., J. Chem. Phys. 148, 241722, 2018, eq. 7)."""
     if torch.is_grad_enabled() and x.requires_grad:
         return _ShiftedSoftplus.apply(x)
-    return functional.softplus(x) - math.log(2.0)
+    return functional.softplus(x, threshold=THRESHOLD) - math.log(2.0)
 
 
 class _SiLUSlope(Function):

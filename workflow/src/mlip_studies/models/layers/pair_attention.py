@@ -20,8 +20,11 @@ def _spread(weights: Tensor, heads: tuple[int, ...], width: int) -> Tensor:
     """A head's weight for each of its channels, (n, blocks * width) from (n, sum of heads)."""
     # Spread once and multiplied as often as needed: products that broadcast over a head's few channels are slow.
     spread = weights.new_empty(weights.shape[0], len(heads) * width)
-    for block, part in zip(spread.split(width, dim=1), weights.split(heads, dim=1), strict=True):
-        block.unflatten(1, (part.shape[1], -1)).copy_(part.unsqueeze(2))
+    first = 0
+    for block, n in enumerate(heads):
+        channels = spread.narrow(1, block * width, width).unflatten(1, (n, width // n))
+        channels.copy_(weights.narrow(1, first, n).unsqueeze(2))
+        first += n
     return spread
 
 

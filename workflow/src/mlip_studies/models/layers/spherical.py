@@ -19,6 +19,7 @@ from scipy.special import spherical_jn
 from torch import Tensor, nn
 
 from mlip_studies.errors import InputError
+from mlip_studies.models.layers.pieces import stack, unstack
 
 #: lower bound of the length of a cross product in :func:`angle` (Å² for vectors in Å)
 TINY = 1e-9
@@ -97,7 +98,7 @@ def _bessel_columns(x: Tensor, table: Tensor) -> Tensor:
     for order in range(1, n_orders):
         column = low[..., order, :]
         powers.append(column if order == 1 else column.pow(order))
-    series = series * torch.stack(powers, dim=-2) * table[1]
+    series = series * stack(powers, dim=-2) * table[1]
 
     inverse = 1.0 / high
     sine, cosine = torch.sin(high), torch.cos(high)
@@ -111,7 +112,7 @@ def _bessel_columns(x: Tensor, table: Tensor) -> Tensor:
             before, current, inverse = before[..., 1:, :], current[..., 1:, :], inverse[..., 1:, :]
             before, current = current, (2 * order - 1) * inverse * current - before
             columns.append(current[..., 0, :])
-    return torch.where(x < turn, series, torch.stack(columns, dim=-2))
+    return torch.where(x < turn, series, stack(columns, dim=-2))
 
 
 def spherical_bessel(l_max: int, x: Tensor) -> Tensor:
@@ -261,7 +262,7 @@ def legendre_m0(l_max: int, cos: Tensor, dim: int = -1) -> Tensor:
     for order in range(2, l_max + 1):
         before, current = current, ((2 * order - 1) / order) * cos * current - ((order - 1) / order) * before
         columns.append(current)
-    return torch.stack(
+    return stack(
         [math.sqrt((2 * order + 1) / (4.0 * math.pi)) * column for order, column in enumerate(columns)], dim=dim
     )
 
@@ -297,7 +298,7 @@ def legendre_without_sine(l_max: int, cos: Tensor, dim: int = -1) -> Tensor:
                 following = following - (scale * drop) * before
             before, current = current, following
             columns.append(current)
-    return torch.stack(columns, dim=dim)
+    return stack(columns, dim=dim)
 
 
 def legendre_column(l_max: int, order: int, m: int) -> int:
@@ -335,11 +336,11 @@ def real_spherical_harmonics(l_max: int, polar: Tensor, azimuth: Tensor) -> Tens
     Returns:
         shape (..., (l_max + 1)²), columns as :func:`harmonic_orders`.
     """
-    legendre = legendre_without_sine(l_max, torch.cos(polar))
+    legendre = unstack(legendre_without_sine(l_max, torch.cos(polar)), -1)
     sine = torch.sin(polar)
     cosines, sines = multiple_angles(l_max, torch.cos(azimuth), torch.sin(azimuth))
     columns = []
     for order, m in harmonic_orders(l_max):
-        function = legendre[..., legendre_column(l_max, order, abs(m))] * sine.pow(abs(m))
+        function = legendre[legendre_column(l_max, order, abs(m))] * sine.pow(abs(m))
         columns.append(function * (cosines[m] if m >= 0 else sines[-m]))
-    return torch.stack(columns, dim=-1)
+    return stack(columns, dim=-1)
