@@ -1,8 +1,8 @@
 """GemNet as one writes it first: a list of edges, of triplets and of quadruplets, and angles for each of them.
 
 Inputs of messages are concatenated, every directed edge is computed, features are gathered for every triplet and
-quadruplet, and the harmonics of every quadruplet are formed. As in the public implementation, the sums over the triplets
-and quadruplets of an edge are products of matrices that are padded to the largest number of them.
+quadruplet, and the harmonics of every quadruplet are formed. As in the public implementation, the sums over the
+triplets and quadruplets of an edge are products of matrices that are padded to the largest number of them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,13 @@ from torch.nn.functional import linear, silu
 
 from mlip_studies.graph.batch import GraphBatch
 from mlip_studies.models.gemnet import AtomSum, GemNet, InteractionBlock, Residual
-from mlip_studies.models.layers.spherical import angle, legendre_m0, polynomial_envelope, real_spherical_harmonics
+from mlip_studies.models.layers.spherical import (
+    angle,
+    harmonic_orders,
+    legendre_m0,
+    polynomial_envelope,
+    real_spherical_harmonics,
+)
 
 
 def act(x: Tensor) -> Tensor:
@@ -85,9 +91,19 @@ class PlainGemNet(nn.Module):
 
     def __init__(self, model: GemNet) -> None:
         super().__init__()
-        if model.smooth_quadruplets:
-            raise ValueError("only the published quadruplets have a plain form")
         self.model = model
+
+    def _harmonics(self, phi_cab: Tensor, phi_abd: Tensor, theta: Tensor) -> Tensor:
+        """Functions of each quadruplet's angles, shape (n_quadruplets, (l, m))."""
+        harmonics = real_spherical_harmonics(self.model.l_max, phi_cab, theta)
+        if not self.model.smooth_quadruplets:
+            return harmonics
+        odd = torch.sin(phi_abd) * torch.sin(phi_cab) * torch.sin(theta)
+        columns = []
+        for column, (_, m) in zip(harmonics.unbind(1), harmonic_orders(self.model.l_max), strict=True):
+            column = column * torch.sin(phi_abd).pow(abs(m))
+            columns.append(column * odd if m < 0 else column)
+        return torch.stack(columns, dim=1)
 
     def _bessel(self, basis: nn.Module, distances: Tensor, cutoff: float) -> Tensor:
         envelope = polynomial_envelope(distances / cutoff, self.model.envelope_exponent)
@@ -158,7 +174,7 @@ class PlainGemNet(nn.Module):
         reject_c = rejection(edge_vectors[edge_c], to_b[pair_c])
         theta = angle(reject_c[middle_c], reject_d[middle_d])
         place, width = padded_place(quad_out, n_edges)
-        harmonics = real_spherical_harmonics(l_max, phi_cab[middle_c], theta)
+        harmonics = self._harmonics(phi_cab[middle_c], phi_abd[middle_d], theta)
         harmonics4 = padded(harmonics, quad_out, place, n_edges, width).transpose(1, 2)
         pair_bessel = self._bessel(model.pair_basis, lengths, model.int_cutoff)
         circular = pair_bessel[pair_d] * legendre_m0(l_max, torch.cos(phi_abd)).unsqueeze(2)

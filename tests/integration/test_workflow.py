@@ -173,6 +173,48 @@ def test_named_splits_nest_and_keep_molecules_apart(checkout):
     assert weights["mean_of_drawn"] > weights["mean_of_all"]
 
 
+def test_networks_have_the_published_size_and_equivariant_layers(checkout):
+    models = checkout / "results/mini/models"
+    parameters = {row["network"]: row for row in read_csv(models / "tables/parameters.csv")}
+    assert {row["agrees"] for row in parameters.values() if row["published"]} == {"yes"}
+    assert {parameters[name]["parameters"] for name in ("So3krates", "GemNet-Q", "GemNet-T")} == {
+        "319213", "2158470", "1892294",
+    }  # fmt: skip
+    layers = read_csv(models / "tables/equivariance.csv")
+    assert {row["title"] for row in layers} == set(parameters)
+    assert max(float(row["float64"]) for row in layers if row["float64"]) < 1e-13
+    assert max(float(row["float32"]) for row in layers if row["float32"]) < 1e-5
+    scan = read_csv(models / "figures/gemnet-singularities.csv")
+    largest = {
+        variant: max(float(row["force_ev_per_angstrom"]) for row in scan if row["variant"] == variant)
+        for variant in ("GemNet-T", "GemNet-Q", "GemNet-Q, smooth")
+    }
+    assert largest["GemNet-Q"] > 1000 * max(largest["GemNet-T"], largest["GemNet-Q, smooth"])
+
+
+def test_a_network_trains_from_the_workflow_and_its_file_is_a_potential(checkout):
+    folder = checkout / "results/mini/models/training/schnet/seed0"
+    snakemake(checkout, str((folder / "run.json").relative_to(checkout)), config=[*TINY, "budget_scale=0.05"])
+    run = json.loads((folder / "run.json").read_text())
+    assert (run["steps"], run["n_train"], run["n_test"]) == (20, 320, 101)
+    history = read_csv(folder / "history.csv")
+    assert int(history[-1]["step"]) == 20
+    script = (
+        "from ase.build import molecule; from mlip_studies.models.calculators.ase import MLIPCalculator; "
+        "atoms = molecule('CH3CH2OH'); atoms.calc = MLIPCalculator('model.safetensors'); "
+        "print(atoms.get_potential_energy())"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    # Total energies: the atoms of ethanol alone have -4200 eV in the data set's level of theory.
+    assert -4300 < float(done.stdout) < -4100
+
+
+def test_a_network_that_is_not_there_is_one_line(checkout):
+    done = snakemake(checkout, "-n", "results/mini/models/networks/newton.json", check=False)
+    assert "config/models.yaml has no network newton; it has " in done.stdout + done.stderr
+
+
 def test_table_3_1_and_figures_of_the_data_sets(checkout):
     data = checkout / "results/mini/data"
     table = read_csv(data / "tables/table3.1.csv")

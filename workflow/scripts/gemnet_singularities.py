@@ -8,6 +8,6 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 with job(snakemake.log[0]):
-    from mlip_studies.models.gemnet_singularities import write_singularities
+    from mlip_studies.models.gemnet_scan import write_singularities
 
     write_singularities(snakemake.output[0])

@@ -148,8 +148,9 @@ def load_project(settings: dict[str, Any], root: Path) -> Project:
 def load_models(root: Path, scale: str) -> dict[str, Any]:
     """config/models.yaml at one scale: ``networks`` by name and ``training_check``.
 
-    A network's ``options`` and ``training`` are those of the paper, with which parameters are counted and layers measured.
-    ``trained`` has what the check of training uses: with ``training_options``, and at the mini scale with those of ``mini``.
+    A network's ``options`` and ``training`` are those of the paper, with which parameters are counted and layers
+    measured. ``trained`` has what the check of training uses: with ``training_options``, and at the mini scale with
+    those of ``mini``.
 
     Raises:
         InputError: a mistake in the file, or a model that is not in the catalog.

@@ -1,8 +1,8 @@
 """Neighbours of atoms in table form, and the dense blocks of triplets and quadruplets that follow from it.
 
 A triplet is a pair of edges c→a←b; a quadruplet c→a – b←d belongs to an edge c→a, an interaction pair b→a and an edge
-d→b. Instead of one index per quadruplet there is one table of the edges into each atom: the block of atom ``a`` holds all
-(b, c, d) as products of table rows. Sums over b and d become matrix products, and no list of quadruplets is ever made.
+d→b. Instead of one index per quadruplet there is one table of the edges into each atom: the block of atom ``a`` holds
+all (b, c, d) as products of table rows. Sums over b and d become matrix products; no list of quadruplets is made.
 
 Tables are made on the device. Their widths are the largest degree (one number read back from the device) in a ragged
 batch, and follow from the budget, without a synchronisation, in a padded one.
@@ -96,7 +96,7 @@ def neighbour_table(batch: GraphBatch, receivers: Tensor) -> NeighbourTable:
 
     Args:
         batch: molecules; only the numbers of atoms are used.
-        receivers: atom that each edge goes to, shape (n_edges,), int64: all edges of the batch, or some of a ragged one.
+        receivers: atom that each edge goes to, shape (n_edges,), int64; of all edges, or some of a ragged batch.
     """
     n_atoms, n_edges, device = batch.n_atoms, receivers.shape[0], receivers.device
     numbers = torch.arange(n_edges, device=device)

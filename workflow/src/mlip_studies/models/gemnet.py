@@ -1,29 +1,29 @@
 """GemNet-T and GemNet-Q: messages between directed edges through angles and dihedral angles.
 
 Source: J. Gasteiger, F. Becker, S. Günnemann, "GemNet: Universal directional graph neural networks for molecules",
-NeurIPS 2021; as used by S. Stocker, J. Gasteiger, F. Becker, S. Günnemann, J. T. Margraf, Mach. Learn.: Sci. Technol. 3,
-045010 (2022), where GemNet-T has 1,892,294 and GemNet-Q 2,158,470 trainable parameters.
+NeurIPS 2021; as used by S. Stocker, J. Gasteiger, F. Becker, S. Günnemann, J. T. Margraf, Mach. Learn.: Sci. Technol.
+3, 045010 (2022), where GemNet-T has 1,892,294 and GemNet-Q 2,158,470 trainable parameters.
 
 How the sums are done here
     An edge c→a receives the sum over its quadruplets c→a – b←d of (message of d→b) ⊗ (spherical harmonics of c in the
-    frame of the axis a–b, with the dihedral angle θ = ∠(c, ab, d) as azimuth). With α the azimuths of c and d around the
-    axis, θ is the unsigned difference of α_c and α_d. cos(mθ) is a sum of products of a function of c and one of d:
+    frame of the axis a–b, with the dihedral angle θ = ∠(c, ab, d) as azimuth). With α the azimuths of c and d around
+    the axis, θ is the unsigned difference of α_c and α_d. cos(mθ) is a sum of products of a function of c and one of d:
     these parts are summed over d once per pair (a, b), as for a multipole expansion, and the term with d = c is taken
     away. Only sin(|m|θ), which depends on the sign of the difference, needs a number per quadruplet. Both sums are
     matrix products over tables of neighbours; no per-quadruplet feature vector is ever made.
 
 Two singularities of GemNet-Q (not of GemNet-T)
     * sin(|m|θ) of an unsigned angle has a kink at θ = 0 and π: the energy has a cusp wherever four atoms c–a–b–d lie in
-      one plane, and its force jumps there.
+      one plane, and its force jumps there. Exactly in the plane no force comes from it.
     * Where d, b and a lie on a line and c does not, θ has no value and the harmonics of c do not vanish: the energy is
-      discontinuous (its limit depends on the direction of the bend), and forces grow as 1/ρ with the distance ρ of d from
-      the line. Nitriles and alkynes do this. Exactly on the line θ is taken as π/2, and no force comes from θ.
+      discontinuous (its limit depends on the direction of the bend), and forces grow as 1/ρ with the distance ρ of d
+      from the line. Nitriles and alkynes do this. Exactly on the line θ is taken as π/2, and no force comes from θ.
 
     ``smooth_quadruplets=True`` removes both: e^{iθ} is replaced by w = sin φ_abd · e^{iθ} (together with the harmonics'
     own sin φ_cab this is a polynomial in unit vectors), and sin(|m|θ) by Im(w^m) Im(w) sin φ_cab, which is even in the
-    sign of θ. The harmonics of degree m thus fade as sin^m φ_abd when d comes to the line, those with m = 0 stay, and the
-    energy is infinitely often differentiable. It also needs no number per quadruplet at all. The model is then another
-    one: weights of one variant are of no use to the other.
+    sign of θ. The harmonics of degree m thus fade as sin^m φ_abd when d comes to the line, those with m = 0 stay,
+    and the energy is infinitely often differentiable. It also needs no number per quadruplet at all. The model is then
+    another one: weights of one variant are of no use to the other.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from mlip_studies.errors import InputError
 from mlip_studies.graph.batch import GraphBatch
 from mlip_studies.graph.quadruplets import (
     NeighbourTable,
+    Places,
     QuadrupletBlock,
     Quadruplets,
     Triplets,
@@ -65,9 +66,11 @@ from mlip_studies.models.layers.spherical import (
 
 #: rows of the table of element embeddings: H to Np
 N_ELEMENTS = 93
-#: The activation is SiLU(x) / 0.6, which keeps the variance of normally distributed inputs. The factor is applied to the
-#: weights that come next, where it costs nothing.
+#: The activation is SiLU(x) / 0.6, which keeps the variance of normally distributed inputs. The factor is applied to
+#: the weights that come next, where it costs nothing.
 GAIN = 1.0 / 0.6
+#: atoms whose triplets and quadruplets are summed at a time on a CPU
+CPU_CHUNK = 64
 
 Step = Callable[[GraphBatch, dict[str, Tensor]], dict[str, Tensor]]
 
@@ -410,8 +413,8 @@ class QuadrupletFunctions:
     0. Y_l0 of the angle a–b–d, shape (A B, D, l);
     1. functions of d that are summed over d, shape (A B, functions, D);
     2. radial functions and projection of the spherical basis of edges c→a, shape (A C, emb_sbf, (l, m));
-    3. functions of c that these sums are multiplied with, shape (A, C · l, terms · B), for each m of the cosines (and of
-       the sines, if smooth);
+    3. functions of c that these sums are multiplied with, shape (A, C · l, terms · B), for each m of the cosines (and
+       of the sines, if smooth);
     4. -1 where c is d, shape (A B, C, D);
     5. functions of c that the sums with 4. are multiplied with, shape (A C, (l, m), B);
     6. unless smooth: the sines' functions of c and d, shape (A, C · (l, m), B · D).
@@ -470,8 +473,9 @@ class QuadrupletFunctions:
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
         l_max, n_a, n_b, n_d = self.l_max, self.n_a, self.n_b, self.n_d
         square = x_d.square() + y_d.square()
+        resolution = 16.0 * torch.finfo(square.dtype).eps
         # Directions below the resolution of the numbers have no azimuth: θ = π/2 then.
-        collinear = square < (16.0 * torch.finfo(square.dtype).eps) ** 2
+        collinear = square < resolution**2
         on_line = collinear.to(square.dtype)
         inverse = torch.where(collinear, 1.0, square).rsqrt() * (1.0 - on_line)
         real_d, imaginary_d = _powers(l_max, x_d * inverse, y_d * inverse)
@@ -502,7 +506,10 @@ class QuadrupletFunctions:
                 return stack(values, dim=1).view(n_a, n_b, -1, n_d).transpose(1, 2).unsqueeze(1)  # (A, 1, m, B, D)
 
             signed = from_c(imaginary_c[1:]) * from_d(real_d[1:]) - from_c(real_c[1:]) * from_d(imaginary_d[1:])
-            sign = torch.sign(signed.detach()[:, :, :1]) * (1.0 - same).transpose(1, 2).unsqueeze(2)
+            sine_of_difference = signed.detach()[:, :, :1]
+            # In a plane, up to rounding, the sign is that of nothing: no force comes from there.
+            off_plane = sine_of_difference.abs() > resolution
+            sign = torch.sign(sine_of_difference) * (off_plane & ~self.block.same.transpose(1, 2).unsqueeze(2))
             right = [sines[m] * round(math.sin(0.5 * math.pi * m)) for m in range(1, l_max + 1)]
             signed = torch.addcmul(signed * sign, from_c(right), from_d([on_line]))
             functions = [
@@ -604,7 +611,7 @@ class GemNet(AtomisticModel):
         scale_factors: str | Mapping[str, float] = "published",
         elements: Sequence[int] | None = None,
         smooth_quadruplets: bool = False,
-        chunk: int | None = 64,
+        chunk: int | None = None,
         recompute: bool = False,
     ) -> None:
         """Build the network; see the variants for the options."""
@@ -708,9 +715,7 @@ class GemNet(AtomisticModel):
             InputError: the batch's edges do not come in pairs.
         """
         if batch.n_pairs is None:
-            raise InputError(
-                "GemNet needs a graph whose edges come in pairs (GraphBatch.n_pairs); make it with make_batch"
-            )
+            raise InputError("GemNet needs a graph whose edges come in pairs (n_pairs); make it with make_batch")
         half, receivers, senders = batch.n_pairs, batch.receivers, batch.senders
         vectors = batch.edge_vectors()
         distances = vectors[:half].norm(dim=1)
@@ -724,13 +729,18 @@ class GemNet(AtomisticModel):
             receivers, senders = gather(receivers, near), gather(senders, near)
         directions = torch.cat([directions, -directions])
         table = neighbour_table(batch, receivers)
-        triplets = triplet_blocks(batch, receivers, table, self.chunk)
+        if receivers.shape[0] == 0:
+            nothing = Triplets([], Places(receivers, receivers, True))
+            return Geometry(receivers, senders, batch.n_atoms, distances, directions, table, nothing)
+        chunk = CPU_CHUNK if self.chunk is None and vectors.device.type == "cpu" else self.chunk
+        triplets = triplet_blocks(batch, receivers, table, chunk)
         common = (receivers, senders, batch.n_atoms, distances, directions, table, triplets)
-        if not self.has_quadruplets or receivers.shape[0] == 0:
+        if not self.has_quadruplets:
             return Geometry(*common)
-        quadruplets = quadruplet_blocks(batch, receivers, senders, pair_receivers, pair_senders, table, self.chunk)
+        quadruplets = quadruplet_blocks(batch, receivers, senders, pair_receivers, pair_senders, table, chunk)
         # Two axes at right angles to the pair: any will do, but they must be differentiated with it.
-        smallest = nn.functional.one_hot(pair_directions.detach().abs().argmin(dim=1), 3).to(vectors.dtype)
+        smallest = pair_directions.detach().abs().argmin(dim=1, keepdim=True)
+        smallest = (torch.arange(3, device=smallest.device) == smallest).to(vectors.dtype)
         first = smallest - (smallest * pair_directions).sum(1, keepdim=True) * pair_directions
         first = first * first.square().sum(1, keepdim=True).rsqrt()
         second = torch.linalg.cross(pair_directions, first, dim=1)
@@ -798,10 +808,11 @@ class GemNet(AtomisticModel):
         return features["energy"]
 
     def steps(self) -> list[tuple[str, Step]]:
-        """Layers; features are atoms (n_atoms, emb_size_atom), edges (n_edges, emb_size_edge), atomic energies (n_atoms, 1).
+        """The layers.
 
-        Edges are those up to the cutoff of the embedding graph in a ragged batch, all of them in a padded one. No feature
-        turns with the molecule.
+        Features are ``atoms`` (n_atoms, emb_size_atom), ``edges`` (n_edges, emb_size_edge) and ``atomic_energy``
+        (n_atoms, 1). Edges are those up to the embedding graph's cutoff in a ragged batch, all of them in a padded one.
+        No feature turns with the molecule.
         """
         self.scales.check()
         kept: list[tuple[GraphBatch, Geometry, Bases]] = []
@@ -931,7 +942,7 @@ class GemNetQ(GemNet):
         scale_factors: str | Mapping[str, float] = "published",
         elements: Sequence[int] | None = None,
         smooth_quadruplets: bool = False,
-        chunk: int | None = 64,
+        chunk: int | None = None,
         recompute: bool = False,
     ) -> None:
         """Build the network.
@@ -960,7 +971,8 @@ class GemNetQ(GemNet):
             elements: as for GemNet-T.
             smooth_quadruplets: remove the two singularities of the dihedral angle, see the module's documentation; its
                 scale factors should be fitted.
-            chunk: quadruplets are summed for so many atoms at a time, which bounds memory; None: for all at once.
+            chunk: quadruplets are summed for so many atoms at a time; None: 64 on a CPU, whose caches that suits, and
+                all at once on a GPU, where fewer and larger operations are faster.
             recompute: keep no intermediate results of these sums for derivatives, but make them again: less memory,
                 more work.
 

@@ -1,7 +1,7 @@
 """The scale factors of GemNet: fixed numbers that keep the variance of activations where messages are summed.
 
-They are fitted once, before training, and belong to the model ever after: they lie in its state dict, and a model without
-them refuses to compute anything. Source: J. Gasteiger, F. Becker, S. Günnemann, NeurIPS 2021, section "Scaling factors".
+They are fitted once, before training, and belong to the model ever after: they lie in its state dict, and a model
+without them refuses to compute anything. Source: J. Gasteiger, F. Becker, S. Günnemann, NeurIPS 2021 ("GemNet").
 """
 
 from __future__ import annotations
@@ -243,7 +243,7 @@ def fit_scale_factors(model: GemNet, batches: Iterable[GraphBatch]) -> dict[str,
                 ratio = math.sqrt(sum(float(a) for a, _ in seen) / max(sum(float(b) for _, b in seen), 1e-300))
             if not (0.0 < ratio < 1e100):
                 raise InputError(
-                    f"scale factor {name} cannot be fitted: its operation gives nothing for these molecules; use larger ones"
+                    f"scale factor {name} cannot be fitted: these molecules are too small for its operation"
                 )
             getattr(scales, name).fill_(ratio)
         was_known = True

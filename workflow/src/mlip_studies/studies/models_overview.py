@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from mlip_studies.artifacts import PathLike, require
-from mlip_studies.claims.inputs import read_json
+from mlip_studies.claims.inputs import read_json, read_table
 from mlip_studies.errors import InputError
 from mlip_studies.plotting.html_table import write_html_table
 from mlip_studies.plotting.save import save_figure
@@ -71,8 +71,8 @@ def equivariance_figure(paths: Iterable[PathLike], output: PathLike) -> None:
         figure.legend(loc="outside upper center", ncols=2)
         footer(
             figure,
-            f"Error of Hedelius, eq. 3.1; one mark per layer and feature, inputs exactly rotated; {n_rotations} rotations, "
-            "four molecules, random weights. The same at both scales.",
+            f"Error of Hedelius, eq. 3.1; one mark per layer and feature, inputs exactly rotated; {n_rotations} "
+            "rotations, four molecules, random weights. The same at both scales.",
         )
     save_figure(figure, frame.drop(columns="title"), output)
 
@@ -130,14 +130,17 @@ def parameters_table(paths: Iterable[PathLike], output: PathLike) -> None:
             }
         )
     caption = (
-        "Trainable parameters counted in this project's networks with the papers' settings, beside the count that the paper "
-        "states or that a public implementation has with the same settings."
+        "Trainable parameters counted in this project's networks with the papers' settings, beside the count that the "
+        "paper states or that a public implementation has with the same settings."
     )
     headings = {"cutoff_angstrom": "cutoff (Å)", "agrees": "same count"}
     frame = pd.DataFrame(rows).astype({"published": "Int64"})
     write_html_table(frame, output, "Networks and their parameters", caption, headings=headings)
 
 
+SCAN_COLUMNS = ("variant", "scan", "coordinate_angstrom", "direction_rad", "energy_ev", "force_ev_per_angstrom")
+#: smaller differences of energies are rounding
+ROUNDING_EV = 1e-12
 LINES = ("-", "--", ":", "-.")
 
 
@@ -184,7 +187,7 @@ def training_figure(histories: Iterable[PathLike], runs: Iterable[PathLike], out
         figure.legend(handles, names, loc="outside upper center", ncols=3)
         run = next(iter(labels.values()))
         note = (
-            "mini scale, on data and with networks made small for it: shows that training works, not which network is better"
+            "mini scale, data and networks made small for it: shows that training works, not which network is better"
             if scale == "mini"
             else "full scale"
         )
@@ -233,8 +236,8 @@ def training_table(runs: Iterable[PathLike], output: PathLike, scale: str) -> No
     }
     what = "with networks made small for it" if scale == "mini" else "with the papers' networks"
     caption = (
-        f"Every network trained on energies and forces of the same rows, {what}, with its paper's loss and optimizer and "
-        "the same number of steps. It shows that training works; the studies compare networks."
+        f"Every network trained on energies and forces of the same rows, {what}, with its paper's loss and optimizer "
+        "and the same number of steps. It shows that training works; the studies compare networks."
     )
     write_html_table(pd.DataFrame(rows), output, f"Check of training ({scale} scale)", caption, headings=headings)
 
@@ -274,4 +277,35 @@ def singularities_figure(path: PathLike, output: PathLike) -> None:
         path: CSV file of the scans (:mod:`mlip_studies.models.gemnet_singularities`).
         output: path of the PNG file.
     """
-    raise NotImplementedError
+    frame = read_table(Path(path), SCAN_COLUMNS)
+    variants = list(dict.fromkeys(frame["variant"]))
+    with style():
+        figure, axes = plt.subplots(1, 3, figsize=(FULL_WIDTH, 3.3))
+        for variant, color, line, marker in zip(
+            variants, ("bluish green", "vermillion", "blue"), ("--", "-", ":"), ("^", "o", "s"), strict=False
+        ):
+            look = {"color": OKABE_ITO[color], "linestyle": line, "marker": marker, "markersize": 3.5}
+            part = frame[frame["variant"] == variant]
+            plane = part[part["scan"] == "out_of_plane"].sort_values("coordinate_angstrom")
+            axes[0].plot(plane["coordinate_angstrom"], 1000.0 * plane["force_ev_per_angstrom"], label=variant, **look)
+            line_scan = part[part["scan"] == "off_line"].groupby("coordinate_angstrom")
+            spread = line_scan["energy_ev"].agg(lambda energy: energy.max() - energy.min())
+            axes[1].plot(spread.index, 1000.0 * spread.clip(lower=ROUNDING_EV), **look)
+            largest = line_scan["force_ev_per_angstrom"].max()
+            axes[2].plot(largest.index, largest, **look)
+        axes[0].set_xlabel("H above the plane\nof ethylene (Å)")
+        axes[0].set_ylabel("force on H along the normal (meV/Å)")
+        axes[1].set_ylabel("energy, spread over directions (meV)")
+        axes[2].set_ylabel("largest force on an atom (eV/Å)")
+        for axis in axes[1:]:
+            axis.set_xlabel("N beside the C–C line\nof acetonitrile, ρ (Å)")
+            axis.set_xscale("log")
+            axis.set_yscale("log")
+        panel_letters(axes)
+        figure.legend(loc="outside upper center", ncols=len(variants))
+        footer(
+            figure,
+            "Untrained networks of the papers' size with random weights, float64; energies spread less than 1e-9 meV are "
+            "drawn at 1e-9 meV. The same at both scales.",
+        )
+    save_figure(figure, frame, output)

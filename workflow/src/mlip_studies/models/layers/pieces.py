@@ -1,7 +1,7 @@
 """Cutting and joining tensors, with derivatives of every order that are cuts and joins again.
 
-torch differentiates a slice by filling a tensor of the full size with zeros. In a training step with forces that happens
-for each piece of each ``cat`` (the derivative of its derivative), and moves several times the memory of the step's sums.
+torch differentiates a slice by filling a tensor of the full size with zeros. In a training step with forces that
+happens for each piece of each ``cat`` (the derivative of its derivative), and takes longer than the sums between them.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class _Recomputed(Function):
         n_inputs = len(inputs)
 
         def gradient(*values: Tensor) -> tuple[Tensor, ...]:
-            # With a graph only where somebody outside asks for it: a second derivative recomputes this function in turn.
+            # With a graph only where somebody asks for it: a second derivative recomputes this function in turn.
             keep = torch.is_grad_enabled()
             with torch.enable_grad():
                 leaves = [

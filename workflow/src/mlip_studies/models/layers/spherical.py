@@ -280,7 +280,8 @@ def legendre_without_sine(l_max: int, cos: Tensor, dim: int = -1) -> Tensor:
         dim: where the result has its axis of functions.
 
     Returns:
-        shape (..., (l_max + 1)(l_max + 2) / 2) for ``dim=-1``, sorted by m, then l: column of (l, m) is :func:`legendre_column`.
+        shape (..., (l_max + 1)(l_max + 2) / 2) for ``dim=-1``, sorted by m, then l: (l, m) has column
+        :func:`legendre_column`.
     """
     columns = []
     for m in range(l_max + 1):
