@@ -8,7 +8,7 @@ import torch
 from scipy.special import sph_harm_y, spherical_jn
 
 from mlip_studies.errors import InputError
-from mlip_studies.models.layers.pieces import cut, join, route, stack, swap_halves, twice, unstack
+from mlip_studies.graph.pieces import cut, join, route, stack, swap_halves, twice, unstack
 from mlip_studies.models.layers.recompute import recomputed
 from mlip_studies.models.layers.spherical import (
     SineBasis,

@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from mlip_studies.errors import InputError
+from mlip_studies.graph.pieces import join, twice
 from mlip_studies.graph.scatter import gather, scatter_sum
 
 
@@ -131,7 +132,7 @@ class GraphBatch:
         else:
             half = self.n_pairs
             forward = gather(self.positions, self.senders[:half]) - gather(self.positions, self.receivers[:half])
-            vectors = torch.cat([forward, -forward])
+            vectors = join([forward, -forward])
         return vectors if self.edge_shift is None else vectors + self.edge_shift
 
     def symmetric(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
@@ -141,8 +142,7 @@ class GraphBatch:
         """
         if self.n_pairs is None:
             return function(*inputs)
-        half = function(*(value[: self.n_pairs] for value in inputs))
-        return torch.cat([half, half])
+        return twice(function(*(value[: self.n_pairs] for value in inputs)))
 
     def reverse_edge(self) -> Tensor:
         """Index of each edge's reverse, shape (n_edges,), int64.

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from mlip_studies.graph.batch import GraphBatch
+from mlip_studies.graph.pieces import route
 from mlip_studies.graph.scatter import gather, scatter_sum
-from mlip_studies.models.layers.pieces import route
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ from torch.nn.functional import linear
 
 from mlip_studies.errors import InputError
 from mlip_studies.graph.batch import GraphBatch
+from mlip_studies.graph.pieces import cut, join, stack, swap_halves, twice, unstack
 from mlip_studies.graph.quadruplets import (
     NeighbourTable,
     Places,
@@ -53,7 +54,6 @@ from mlip_studies.graph.scatter import gather, scatter_sum
 from mlip_studies.models.base import AtomisticModel
 from mlip_studies.models.gemnet_scaling import ScaleFactors, factor_names
 from mlip_studies.models.layers.activations import silu
-from mlip_studies.models.layers.pieces import cut, join, stack, swap_halves, twice, unstack
 from mlip_studies.models.layers.recompute import recomputed
 from mlip_studies.models.layers.spherical import (
     SineBasis,

@@ -42,6 +42,8 @@ ACETONITRILE = (
         (-0.8874, -0.5124, -1.5622),
     ),
 )
+#: geometries of one batch
+AT_ONCE = 16
 #: the models that are compared: name and how to make one
 VARIANTS: dict[str, Callable[[], AtomisticModel]] = {
     "GemNet-T": GemNetT,
@@ -100,9 +102,14 @@ def _evaluate(
     """Energies (n,), eV, and forces (n, n_atoms, 3), eV/Å, of geometries (n, n_atoms, 3), Å."""
     dtype = next(model.parameters()).dtype
     device = next(model.parameters()).device
-    batch = make_batch([(numbers, geometry) for geometry in positions], model.cutoff, device, dtype)
-    energy, forces = model.energy_and_forces(batch)
-    return energy.double().cpu().numpy(), forces.double().cpu().numpy().reshape(positions.shape)
+    energies, forces = [], []
+    # A few at a time: all geometries at once need gigabytes.
+    for first in range(0, len(positions), AT_ONCE):
+        some = [(numbers, geometry) for geometry in positions[first : first + AT_ONCE]]
+        energy, force = model.energy_and_forces(make_batch(some, model.cutoff, device, dtype))
+        energies.append(energy.double().cpu().numpy())
+        forces.append(force.double().cpu().numpy().reshape(len(some), *positions.shape[1:]))
+    return np.concatenate(energies), np.concatenate(forces)
 
 
 def out_of_plane(model: AtomisticModel, heights: Sequence[float] | NDArray[np.float64]) -> OutOfPlane:

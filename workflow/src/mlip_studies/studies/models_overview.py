@@ -305,7 +305,7 @@ def singularities_figure(path: PathLike, output: PathLike) -> None:
         figure.legend(loc="outside upper center", ncols=len(variants))
         footer(
             figure,
-            "Untrained networks of the papers' size with random weights, float64; energies spread less than 1e-9 meV are "
-            "drawn at 1e-9 meV. The same at both scales.",
+            "Untrained networks of the papers' size with random weights, float64; spreads below 1e-9 meV are drawn at "
+            "1e-9 meV. The same at both scales.",
         )
     save_figure(figure, frame, output)

@@ -19,7 +19,7 @@ from scipy.special import spherical_jn
 from torch import Tensor, nn
 
 from mlip_studies.errors import InputError
-from mlip_studies.models.layers.pieces import stack, unstack
+from mlip_studies.graph.pieces import stack, unstack
 
 #: lower bound of the length of a cross product in :func:`angle` (Å² for vectors in Å)
 TINY = 1e-9
