@@ -244,28 +244,53 @@ def test_live_job_of_another_configuration_stops_this_one(tmp_path):
 
 
 def test_of_many_jobs_at_once_one_gets_the_lease(tmp_path):
+    # All start together, and the one that gets the lease keeps it until the others have their answers.
     code = """
 import sys, time
 from pathlib import Path
 from mlip_studies.errors import InputError
 from mlip_studies.training.state import JobState
-while time.time() < float(sys.argv[2]):
-    pass
+root, me = Path(sys.argv[1]), sys.argv[2]
+def wait_for(name):
+    while not (root.parent / name).exists():
+        time.sleep(0.001)
+def answer(text):
+    (root.parent / f"answer{me}.new").write_text(text)
+    (root.parent / f"answer{me}.new").rename(root.parent / f"answer{me}")
+(root.parent / f"ready{me}").touch()
+wait_for("go")
 try:
-    with JobState(Path(sys.argv[1]), {"a": 1}):
-        print("got it")
-        time.sleep(2)
+    with JobState(root, {"a": 1}):
+        answer("got it")
+        wait_for("end")
 except InputError as error:
-    print("is writing here" in str(error))
+    answer("refused" if "is writing here" in str(error) else str(error))
 """
-    folder = tmp_path / fingerprint({"a": 1})
-    folder.mkdir()
+    root = tmp_path / "state"
+    folder = root / fingerprint({"a": 1})
+    folder.mkdir(parents=True)
     dead = {"host": socket.gethostname(), "pid": 2**22 + 1, "job": "16", "heartbeat": time.time()}
     (folder / "lease.json").write_text(json.dumps(dead))
-    arguments = [sys.executable, "-c", code, str(tmp_path), str(time.time() + 3)]
-    jobs = [subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    answers = sorted(job.communicate(timeout=60)[0].strip() for job in jobs)
-    assert answers == ["True", "True", "True", "got it"]
+    jobs = [subprocess.Popen([sys.executable, "-c", code, str(root), str(k)]) for k in range(4)]
+
+    def all_have(name):
+        end = time.monotonic() + 120
+        while not all((tmp_path / f"{name}{k}").exists() for k in range(4)):
+            assert time.monotonic() < end, f"no {name} from some job"
+            time.sleep(0.01)
+
+    try:
+        all_have("ready")
+        (tmp_path / "go").touch()
+        all_have("answer")
+        (tmp_path / "end").touch()
+        assert [job.wait(timeout=60) for job in jobs] == [0, 0, 0, 0]
+    finally:
+        for job in jobs:
+            job.kill()
+    answers = sorted((tmp_path / f"answer{k}").read_text() for k in range(4))
+    assert answers == ["got it", "refused", "refused", "refused"]
+    assert not (folder / "lease.json").exists()
 
 
 def test_job_that_was_taken_over_stops(tmp_path, monkeypatch):

@@ -16,14 +16,18 @@ import socket
 import threading
 import time
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from mlip_studies.errors import InputError
 
 HEARTBEAT_SECONDS = 20.0
 STALE_SECONDS = 90.0
+LOCK_SECONDS = 30.0
 #: exit status of a job that was told to stop, saved its state and wants to be started again (EX_TEMPFAIL)
 REQUEUE_STATUS = 75
 
@@ -146,38 +150,18 @@ class JobState:
             self._pulse.join()
 
     def _take(self) -> None:
-        """Create the lease; exactly one of several jobs that try at once succeeds."""
-        while True:
-            holder = self._wait_for_other_host()
+        """Write the lease; exactly one of several jobs that try at once succeeds."""
+        holder = self._wait_for_other_host()
+        if holder is not None and _alive(holder):
+            raise _held(self.folder, holder)
+        # Between a look at the lease and writing it, nobody else may do the same.
+        with _lock(self.folder / "lease.lock"):
+            holder = _read_lease(self._lease)
             if holder is not None and _alive(holder):
                 raise _held(self.folder, holder)
-            if holder is not None or self._lease.exists():
-                aside = self.folder / f"lease.{self._token}"
-                try:
-                    os.rename(self._lease, aside)
-                except FileNotFoundError:
-                    continue
-                moved = _read_lease(aside)
-                if moved is not None and moved != holder:
-                    # Another job was faster; its new lease goes back.
-                    with suppress(OSError):
-                        os.link(aside, self._lease)
-                aside.unlink(missing_ok=True)
-                if moved is not None and moved != holder:
-                    continue
             temporary = self.folder / f"lease.{self._token}.new"
             temporary.write_text(json.dumps(self._entry()))
-            try:
-                os.link(temporary, self._lease)
-                return
-            except FileExistsError:
-                continue
-            except OSError:
-                # A file system without hard links: the rename is the best there is.
-                os.replace(temporary, self._lease)
-                return
-            finally:
-                temporary.unlink(missing_ok=True)
+            os.replace(temporary, self._lease)
 
     def _entry(self) -> dict[str, Any]:
         job = os.environ.get("SLURM_JOB_ID", f"pid {os.getpid()}")
@@ -210,6 +194,29 @@ class JobState:
             time.sleep(min(1.0, STALE_SECONDS / 10))
             holder = _read_lease(self._lease)
         return holder
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Hold a lock of the file system.
+
+    Where it has none, two jobs that start within a millisecond may both get the lease, and the one that lost it notices
+    at its next heartbeat.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=LOCK_SECONDS)
+    except Timeout:
+        raise InputError(
+            f"{path}: locked for {LOCK_SECONDS:.0f} s; end the job that holds it, then run again"
+        ) from None
+    except (OSError, NotImplementedError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _held(folder: Path, holder: dict[str, Any]) -> InputError:
