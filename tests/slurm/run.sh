@@ -167,9 +167,10 @@ fi
 # ---- 5: a cancelled training resumes ------------------------------------------------------------------------------------------
 # The costlier network, so that there is time between its first checkpoint and its end.
 long_run=results/mini/krcelic/runs/ani/described/ANI-1ccx/seed1/run.json
-find results/mini/.state -name checkpoint.pt 2>/dev/null | sort >checkpoints-before || true
+find results/mini/.state -name 'stage*.pt' 2>/dev/null | sort >checkpoints-before || true
+# Their names are numbered: the last one is the newest.
 new_checkpoint() {
-  find results/mini/.state/train -name checkpoint.pt 2>/dev/null | sort | comm -13 checkpoints-before - | head -n 1 || true
+  find results/mini/.state/train -name 'stage*.pt' 2>/dev/null | sort | comm -13 checkpoints-before - | tail -n 1 || true
 }
 # Snakemake puts the rule's name into the job's comment.
 training_job() {
@@ -179,15 +180,14 @@ say "starting a longer training, to be cancelled (log: long.log)"
 "${through_slurm[@]}" --configfile tests/slurm/config-long.yaml -- "$long_run" >long.log 2>&1 &
 background=$!
 cancelled=""
-first_written=""
+first_checkpoint=""
 for _ in $(seq 400); do
   checkpoint=$(new_checkpoint)
   if [ -n "$checkpoint" ]; then
-    # The first one may hold step 0: wait until it has been written again.
-    written=$(stat --format=%y "$checkpoint" 2>/dev/null || true)
-    first_written=${first_written:-$written}
+    # The first one may hold step 0: wait for another.
+    first_checkpoint=${first_checkpoint:-$checkpoint}
     job=""
-    if [ -n "$written" ] && [ "$written" != "$first_written" ]; then job=$(training_job); fi
+    if [ "$checkpoint" != "$first_checkpoint" ]; then job=$(training_job); fi
     if [ -n "$job" ]; then
       scancel "$job" && cancelled=$job
       break
