@@ -132,7 +132,8 @@ def parameters_table(paths: Iterable[PathLike], output: PathLike) -> None:
     caption = (
         "Trainable parameters counted in this project's networks with the papers' settings, beside the count that the "
         "paper states or that a public implementation has with the same settings. For the SE(3)-Transformer that is "
-        "the count of its authors' layers with 16 or 32 channels per degree, one reading of the thesis, which states none."
+        "the count of its authors' layers with 16 or 32 channels per degree, one reading of the thesis, which states "
+        "none."
     )
     headings = {
         "published": "paper or public code",
