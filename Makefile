@@ -92,10 +92,12 @@ lint: env ## ruff, snakefmt, snakemake --lint, spelling
 	@codespell
 
 bench: env ## the timings of benchmarks/RESULTS.md
-	@for script in benchmarks/bench_*.py; do \
-	  [ -e "$$script" ] || { echo "no benchmarks/bench_*.py here" >&2; exit 1; }; \
-	  echo "== $$script"; python "$$script"; \
-	done
+	@mkdir -p results
+	python benchmarks/bench_models.py --output results/bench_models.jsonl --modes baseline eager --models \
+	  so3krates gemnet_t schnet dimenet_plus_plus se3_transformer egnn egnn_rff_as_coded
+	python benchmarks/bench_models.py --output results/bench_models.jsonl --modes baseline eager --models gemnet_q \
+	  --tasks train --batch 8 # its baseline takes some 20 GB at batch 32
+	python benchmarks/bench_data.py
 
 verify: env ## check every artefact against its checksum; corrupt files are moved aside
 	@python -m mlip_studies verify

@@ -38,7 +38,6 @@ from typing import Any
 import molecules as library
 import numpy as np
 import torch
-from torch import nn
 
 from mlip_studies.graph.batch import GraphBatch, RaggedDataset, make_batch
 from mlip_studies.training.capture import CapturedForces, CapturedStep, CompiledStep
@@ -116,33 +115,15 @@ ENTRIES = {
         reference=_reference((1165, 4996, 10265, 8.7, 6420), (89, 1000 / 182, 300)),
     ),
     "egnn_rff_as_coded": Entry(
-        "EGNN + RFF (energy only)", ("egnn_rff", "EGNNAsCoded"), ("", "PlainEGNNRFF"),
+        "EGNN + RFF (energy only)", ("egnn_rff", "EGNNAsCoded"), ("egnn_rff", "PlainEGNNRFF"),
         elements=(1, 6, 7, 8), energy_only=True,
         reference=_reference((3731, 13630, 31770, 6.6, 9301), (328, 1000 / 254, 484)),
     ),
 }  # fmt: skip
 
 
-class PlainEGNNRFF(nn.Module):
-    """The multi-fidelity network in the plain formulation of ``bench_egnn.py``, on a batch of ours."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        from bench_egnn import PlainNetwork
-
-        self.model, self.network = model, PlainNetwork(model)
-
-    def forward(self, batch: GraphBatch) -> torch.Tensor:
-        """Energy of each molecule, shape (n_graphs,), eV."""
-        features = self.model.encode(batch, batch.positions.dtype)
-        edges = torch.stack([batch.receivers, batch.senders])
-        return self.network(features, batch.positions, edges, batch.graph_index, batch.n_graphs)
-
-
 def find(names: tuple[str, str], package: str) -> Any:
     """A class, or None where it does not exist."""
-    if not names[0]:
-        return globals()[names[1]]
     module = f"{package}.{names[0]}"
     try:
         return getattr(importlib.import_module(module), names[1], None)
