@@ -10,7 +10,7 @@ rule measure_model:
     log:
         f"{LOGS}/measure_model/{{network}}.log",
     benchmark:
-        f"{BENCHMARKS}/measure_model-{{network}}.jsonl"
+        f"{BENCHMARKS}/measure_model/{{network}}.jsonl"
     localrule: SCALE == "mini"
     conda:
         "../../envs/core.yaml"
