@@ -202,11 +202,16 @@ def all_pairs(atoms_per_graph: Tensor, n_pairs: int | None = None) -> tuple[Tens
     first_atom = torch.cumsum(atoms_per_graph, 0) - atoms_per_graph
     within = torch.arange(n_pairs, device=counts.device) - gather(first_pair, graph)
     n = gather(atoms_per_graph, graph)
-    turn = torch.div(within, n, rounding_mode="floor")
-    i = within - turn * n
-    j = torch.remainder(i + turn + 1, n)
+    i, j = _pair_of(within, n)
     offset = gather(first_atom, graph)
     return i + offset, j + offset
+
+
+def _pair_of(number: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
+    """Atoms of pair ``number`` in a molecule of ``n`` atoms, see :func:`all_pairs`."""
+    turn = torch.div(number, n, rounding_mode="floor")
+    i = number - turn * n
+    return i, torch.remainder(i + turn + 1, n)
 
 
 def make_batch(
@@ -393,9 +398,8 @@ class RaggedDataset:
         first_pair = torch.cat([torch.cumsum(pairs_of, 0) - pairs_of, n_pairs_real])
         within = number - gather(first_pair, owner)
         n = gather(per_graph, owner)
-        turn = torch.div(within, n, rounding_mode="floor")
-        i = within - turn * n
-        j = torch.where(is_pair, torch.remainder(i + turn + 1, n), i)
+        i, j = _pair_of(within, n)
+        j = torch.where(is_pair, j, i)
         origin = gather(start, owner)
         i, j = i + origin, j + origin
         positions = gather(self.positions, atoms)
