@@ -300,8 +300,8 @@ def singularities_figure(path: PathLike, output: PathLike) -> None:
             largest = line_scan["force_ev_per_angstrom"].max()
             axes[2].plot(largest.index, largest, **look)
         axes[0].set_xlabel("H above the plane\nof ethylene (Å)")
-        axes[0].set_ylabel("force on H along the normal (meV/Å)")
-        axes[1].set_ylabel("energy, spread over directions (meV)")
+        axes[0].set_ylabel("force on H along\nthe normal (meV/Å)")
+        axes[1].set_ylabel("energy, spread over\ndirections (meV)")
         axes[2].set_ylabel("largest force on an atom (eV/Å)")
         for axis in axes[1:]:
             axis.set_xlabel("N beside the C–C line\nof acetonitrile, ρ (Å)")
