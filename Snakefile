@@ -24,6 +24,8 @@ report: "workflow/report/workflow.rst"
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
+include: "workflow/rules/runs.smk"
+include: "workflow/rules/md.smk"
 include: "workflow/rules/mini_data.smk"
 
 

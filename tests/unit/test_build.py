@@ -273,6 +273,32 @@ def test_checksums_are_taken_in_one_pass(tmp_path, files, monkeypatch):
     assert sum(passed) == len(content)
 
 
+def test_energies_that_are_declared_to_differ_by_a_constant(tmp_path, files):
+    relative = {"e": {"energy": "E"}, "f": {"energy": "F", "same_differences_as": "e"}}
+    rng = np.random.default_rng(0)
+    total = {name: rng.normal(size=6) for name in ("one", "two")}
+
+    def made(wrong: float) -> Path:
+        return files(
+            "a",
+            *(
+                Block(name, np.array([8, 1], dtype=np.uint8), rng.normal(size=(6, 2, 3)),
+                      {"e": energy, "f": wrong * energy + 5.0}, {}, np.arange(6))
+                for name, energy in total.items()
+            ),
+        )  # fmt: skip
+
+    data = dataset("a", fidelities=relative)
+    store, _ = run(data, [made(1.0)], tmp_path / "right")
+    with store:
+        found = store.provenance["sources"][0]["force_check"]["f"]["differences"]
+        assert found["of"] == "e" and found["groups"] == 2 and found["largest_deviation_ev"] < 1e-9
+    fails(data, [made(27.2)], tmp_path / "wrong", "energies of f do not differ from those of e by a constant")
+    relative["f"] = {"energy": "F", "same_differences_as": "g"}
+    unknown = dataset("a", fidelities=relative)
+    fails(unknown, [made(1.0)], tmp_path / "unknown", "same_differences_as: 'g' is not a fidelity", "one of e, f")
+
+
 @pytest.mark.parametrize("kind", ["sha256", "md5", "bytes"])
 def test_another_content_than_the_entry_states(tmp_path, files, kind):
     data = dataset("x")

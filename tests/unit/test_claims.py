@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from mlip_studies.claims import krcelic, table
-from mlip_studies.claims.evaluate import evaluate, metrics_of
+from mlip_studies.claims.evaluate import evaluate, evaluate_study, study_claims
 from mlip_studies.claims.inputs import COLUMNS, MissingDataError, Tables
-from mlip_studies.claims.schema import Claim, ClaimSet, load_claims
+from mlip_studies.claims.schema import Claim, ClaimSet, load_claims, numbers_in
 from mlip_studies.claims.verdicts import Estimate, Verdict, combine, estimate, half_width, judge, judge_difference
 from mlip_studies.errors import InputError
 from mlip_studies.studies.krcelic import FIGURES, TABLES
@@ -169,8 +169,23 @@ def test_no_data_is_not_run_and_an_unknown_metric_is_an_error(tmp_path: Path) ->
         evaluate(claims, {"other": nothing}, Tables({}), "full")
     with pytest.raises(InputError, match=r"missing a required argument: 'mix'.*correct `arguments`"):
         evaluate(claims, {"constant": lambda tables, mix: []}, Tables({}), "full")
-    with pytest.raises(InputError, match="has no metrics"):
-        metrics_of("nostudy")
+    for study in ("nostudy", "verdicts"):  # no module; a module of this package that is no study
+        with pytest.raises(InputError, match=f"study '{study}' has no metrics; add claims/{study}.py"):
+            study_claims(study)
+
+
+def test_a_study_reads_its_own_inputs(tmp_path: Path) -> None:
+    runs = runs_table(**{"20k_20k": [0.3, 0.31, 0.29], "ANI_1ccx": [0.2, 0.21, 0.19]})
+    path = tmp_path / "tables" / "ani" / "coded" / "runs.csv"
+    path.parent.mkdir(parents=True)
+    runs.to_csv(path, index=False)
+    other = tmp_path / "anything.csv"
+    other.write_text("a\n1\n")
+    claims, outcomes = evaluate_study(CLAIMS_PATH, [other, path], "full")
+    assert claims.study == "krcelic"
+    by_id = {outcome.claim.id: outcome for outcome in outcomes}
+    assert by_id["small-mix-worse"].verdict is Verdict.REPRODUCED
+    assert by_id["small-mix-worse"].estimates[0].mean == pytest.approx(100)
 
 
 # --- the schema
@@ -191,6 +206,7 @@ def test_no_data_is_not_run_and_an_unknown_metric_is_an_error(tmp_path: Path) ->
         ({"kind": "trend", "paper": "falls"}, "tolerance must be 0"),
         ({"study": "other"}, "study 'other' differs"),
         ({"paper": {"relation": "~", "value": 1}}, r"claims\.one\.paper"),
+        ({"by": "us"}, r"claims\.one\.by` 'us' is not one of"),
     ],
 )
 def test_wrong_claims_give_one_line(tmp_path: Path, entry: dict[str, Any], message: str) -> None:
@@ -215,6 +231,47 @@ def test_wrong_files_give_one_line(tmp_path: Path) -> None:
     (tmp_path / "claims.yaml").write_text(yaml.safe_dump(missing))
     with pytest.raises(InputError, match="missing key 'reason'"):
         load_claims(tmp_path / "claims.yaml")
+
+
+# --- quoted numbers and coverage
+
+
+def coverage_file(tmp_path: Path, text: str, numbers: dict[str, Any], **more: Any) -> Path:
+    background = [{"id": "quoted", "place": "Section 1", "text": "others", "value": 5, "unit": "%"}]
+    entry = {"place": "Section 3", "text": text, "numbers": numbers}
+    return claim_file(tmp_path, {}, background=background, coverage=[entry], **more)
+
+
+def test_numbers_are_found_as_a_text_writes_them() -> None:
+    assert numbers_in("about 680 000 rows, 0.17 eV, 5% [7], MD17, 0.047, A100 and 20 meV") == [
+        "680000", "0.17", "5", "0.047", "20",
+    ]  # fmt: skip
+    assert numbers_in("$\\beta = 0.999$ i $F = 132$, $l = [1, 2, 3]$, 100 000 i 1.5.") == [
+        "0.999", "132", "1", "2", "3", "100000", "1.5",
+    ]  # fmt: skip
+
+
+def test_coverage_lists_every_number(tmp_path: Path) -> None:
+    numbers = {"10": {"claims": ["one"]}, "5": {"background": "quoted"}, "3": {"excluded": "set-up"}}
+    claims = load_claims(coverage_file(tmp_path, "It is 10, others 5 with 3 layers", numbers))
+    assert claims.background["quoted"].value == 5
+    assert len(claims.coverage) == 1
+    for text, wrong, message in (
+        ("It is 10, others 5 with 3 layers, and 7", numbers, "number 7 is not listed"),
+        ("It is 10, others 5", numbers, "number 3 does not occur in the passage"),
+        ("It is 10", {"10": {"claims": ["two"]}}, "number 10: there is no claim 'two'"),
+        ("It is 10", {"10": {"background": "one"}}, "number 10: there is no background 'one'"),
+        ("It is 10", {"10": {}}, "10"),
+    ):
+        with pytest.raises(InputError, match=message) as caught:
+            load_claims(coverage_file(tmp_path, text, wrong))
+        assert "\n" not in str(caught.value)
+
+
+def test_ids_are_unique_over_claims_and_background(tmp_path: Path) -> None:
+    same = [{"id": "one", "place": "1", "text": "others", "value": 5, "unit": ""}]
+    with pytest.raises(InputError, match="background `one` occurs twice"):
+        load_claims(claim_file(tmp_path, {}, background=same))
 
 
 # --- the thesis's claims and their metrics
@@ -355,8 +412,28 @@ def test_table_in_three_formats(tmp_path: Path) -> None:
     assert content["counts"] == {
         "reproduced": 1, "contradicted": 1, "inconclusive": 1, "not comparable at this scale": 0, "not run": 1,
     }  # fmt: skip
+    assert content["counts_of_our_predictions"]["reproduced"] == 0
+    assert "Whose statement" not in page
     assert content["claims"][0]["ours"][0]["n"] == 3
     assert content["claims"][2]["ours"][0]["half_width_95"] is None
+
+
+def test_translations_and_our_predictions_are_marked_and_counted_apart(tmp_path: Path) -> None:
+    claims = claims_of(
+        tmp_path,
+        {"id": "theirs", "wording": "translation", "sentence": "It is ten", "original": "Deset je"},
+        {"id": "ours-one", "wording": "paraphrase", "sentence": "It will be ten", "by": "ours"},
+    )
+    outcomes = evaluate(claims, {"constant": lambda tables: [estimate("x", [10.0, 10.1, 9.9])]}, Tables({}), "full")
+    table.write(claims, outcomes, tmp_path / "verdicts.html")
+    frame = pd.read_csv(tmp_path / "verdicts.csv").set_index("claim")
+    assert frame.loc["theirs", "statement"] == "“It is ten” (translated; original: “Deset je”)"
+    assert frame.loc["ours-one", "statement"] == "It will be ten (prediction of this project)"
+    assert list(frame["by"]) == ["the paper", "prediction of this project"]
+    page = (tmp_path / "verdicts.html").read_text()
+    assert "1 claim of A thesis: 1 reproduced. 1 prediction of this project: 1 reproduced." in page
+    content = json.loads((tmp_path / "verdicts.json").read_text())
+    assert content["counts"]["reproduced"] == content["counts_of_our_predictions"]["reproduced"] == 1
 
 
 def test_claim_is_frozen() -> None:

@@ -249,3 +249,43 @@ def test_published_data(reader, name, keys):
     refused(
         [changed(block, energies=1 / HARTREE_TO_EV, forces=1 / HARTREE_TO_EV) for block in parts], "hartree read as eV"
     )
+
+
+# ---- energies that are declared to differ by a constant per molecule ----
+
+
+def with_formation(part: Block, factor: float = 1.0, noise: float = 0.0, atoms: float = 0.99) -> Block:
+    """Adds energies less a constant per molecule, which is most of the energy, without forces."""
+    energies = part.energies["level"]
+    offset = atoms * float(np.median(energies))
+    noisy = energies - offset + noise * np.random.default_rng(1).normal(size=len(energies))
+    return dataclasses.replace(part, energies={**part.energies, "formation": factor * noisy})
+
+
+def test_formation_energies_are_compared_with_total_energies():
+    parts = [with_formation(part) for part in blocks()]
+    report = judge(parts, relative={"formation": "level"})["formation"]
+    assert report["verdict"] == "no forces" and "total_energy_ratio" not in report
+    assert report["differences"]["of"] == "level" and report["differences"]["groups"] == 2
+    assert report["differences"]["largest_deviation_ev"] < 1e-9
+    assert json.loads(json.dumps(report)) == report
+    # Formation energies are a small part of the total ones, which may look like a confusion of units.
+    unlucky = [with_formation(part, atoms=1 - 0.0104) for part in parts]
+    with pytest.raises(InputError, match="which looks like eV read as kJ/mol"):
+        judge(unlucky)
+    assert judge(unlucky, relative={"formation": "level"})["formation"]["verdict"] == "no forces"
+
+
+@pytest.mark.parametrize("changes", [{"factor": 27.2114}, {"factor": -1.0}, {"noise": 0.1}])
+def test_formation_energies_of_another_unit_sign_or_row_are_refused(changes):
+    parts = [with_formation(part, **changes) for part in blocks(spread=0.15)]
+    with pytest.raises(InputError, match="do not differ from those of level by a constant per molecule") as caught:
+        judge(parts, relative={"formation": "level"})
+    assert str(caught.value).startswith("data.h5: ") and "\n" not in str(caught.value)
+
+
+def test_single_broken_rows_do_not_condemn_formation_energies():
+    parts = [with_formation(part) for part in blocks() * 2]
+    parts[0].energies["formation"][5] += 40.0
+    found = judge(parts, relative={"formation": "level"})["formation"]["differences"]
+    assert found["largest_deviation_ev"] == pytest.approx(40.0, abs=1e-6) and found["median_deviation_ev"] < 1e-9

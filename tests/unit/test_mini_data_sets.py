@@ -634,7 +634,8 @@ def test_shipped_files_pass_the_check_of_forces(dataset, module, sign):
             for block in reader.read(ROOT / file["path"], entry):
                 check.add(dataclasses.replace(block, forces={k: sign * v for k, v in block.forces.items()}))
     if sign > 0:
-        (report,) = check.result(dataset).values()
+        # Further energies in a file may have no forces of their own.
+        (report,) = (found for found in check.result(dataset).values() if found["verdict"] != "no forces")
         assert report["verdict"] == "verified"
         assert report["correlation"] > 0.95
         assert report["slope"] == pytest.approx(1.0, abs=0.1)

@@ -11,6 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mlip_studies.config import read_yaml
+from mlip_studies.data.build import build_store
+from mlip_studies.data.catalog import resolve_dataset
 from mlip_studies.data.named_splits import (
     closest_groups,
     load_named_split,
@@ -23,6 +26,7 @@ from mlip_studies.data.named_splits import (
 )
 from mlip_studies.data.store import Block, Store, StoreWriter
 from mlip_studies.errors import InputError
+from mlip_studies.units import KCAL_PER_MOL_TO_EV
 
 GROUP_SIZES = (30, 10, 25, 40, 5, 20, 35, 15, 20)  # 200 rows
 N_ROWS = sum(GROUP_SIZES)
@@ -422,6 +426,83 @@ def test_test_only(store):
     np.testing.assert_array_equal(some.test, everything.test[:20])
 
 
+# ---- file order ----
+
+ORDER = {"kind": "file_order", "official_train": 60, "train": [10, 20, 45], "val": [5, 10, 15], "seed": 2}
+
+
+def two_files(path: Path, sizes=(60, 40), recorded=None) -> Store:
+    """One molecule in several files, as a builder that read ``recorded`` rows of each would leave it."""
+    recorded = sizes if recorded is None else recorded
+    rng = np.random.default_rng(8)
+    sources = [{"file": f"f{number}.npz", "rows": rows} for number, rows in enumerate(recorded)]
+    with StoreWriter(path, ["e"], provenance={"sources": sources}, positions_dtype="float64") as writer:
+        for size in sizes:
+            energies = np.where(np.arange(size) % 2, 1.0, np.nan)
+            writer.append([8, 1, 1], rng.normal(size=(size, 3, 3)), {"e": energies}, group="m")
+    return Store(path)
+
+
+def test_file_order_keeps_the_publishers_parts(tmp_path):
+    with two_files(tmp_path / "s.h5") as store:
+        split = make_split(store, ORDER)
+        assert split.train_sizes == (10, 20, 45) and split.val_sizes == (5, 10, 15)
+        assert_disjoint(split)
+        assert sorted([*split.train, *split.val]) == list(range(60)) and sorted(split.test) == list(range(60, 100))
+        assert (np.diff(split.train) < 0).any() and (np.diff(split.test) < 0).any()
+        assert split.report["official"] == {"train": 60, "test": 40, "files": ["f0.npz", "f1.npz"]}
+        assert split.report["unused"] == 0
+        leak = split.report["leakage"]["train/test"]
+        assert leak["shared_rows"] == leak["shared_geometries"] == 0 and leak["rows_in_shared_groups"] == 40
+        # Other sizes neither move a row across the publisher's border nor change the order.
+        fewer = make_split(store, {**ORDER, "train": 20, "val": 15, "test": 7})
+        np.testing.assert_array_equal(fewer.train, split.train[:20])
+        np.testing.assert_array_equal(fewer.test, split.test[:7])
+        assert not np.array_equal(make_split(store, {**ORDER, "seed": 3}).train, split.train)
+        rest = make_split(store, {**ORDER, "train": "rest", "val": 15})
+        assert rest.train_sizes == (45,)
+        labeled = make_split(store, {**ORDER, "fidelity": "e", "train": 20, "val": 10})
+        assert (labeled.test % 2 == 1).all() and len(labeled.test) == 20
+
+
+def test_file_order_with_several_test_files(tmp_path):
+    with two_files(tmp_path / "s.h5", (60, 30, 10)) as store:
+        assert sorted(make_split(store, {**ORDER, "test": 40}).test) == list(range(60, 100))
+        assert sorted(make_split(store, {**ORDER, "official_train": 90}).test) == list(range(90, 100))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"official_train": None}, "key 'official_train': None; expected the number of leading rows"),
+        ({"official_train": True}, "key 'official_train': True"),
+        ({"official_train": 0}, "key 'official_train': 0"),
+        (
+            {"official_train": 50},
+            r"'official_train': 50 is not where a file ends \(60 rows of f0.npz, 40 rows of f1.npz",
+        ),
+        ({"official_train": 100}, "'official_train': 100 is not where a file ends"),
+        ({"train": [10, 20, 46]}, r"61 rows asked \(15 validation \+ 46 training out of the first 60 rows\), only 60"),
+        ({"test": 41}, r"41 rows asked \(41 test out of the rows after the first 60\), only 40 available"),
+        ({"test": "some"}, "key 'test': 'some'"),
+        ({"groups": ["m"]}, "key 'groups' is unknown for kind file_order"),
+    ],
+)
+def test_file_order_that_does_not_add_up(tmp_path, changes, message):
+    with two_files(tmp_path / "s.h5") as store, pytest.raises(InputError, match=message) as caught:
+        make_split(store, {**ORDER, **changes})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("recorded", [(60, 41), (61, 40), ()])
+def test_file_order_needs_every_row_of_the_files(tmp_path, recorded):
+    with (
+        two_files(tmp_path / "s.h5", recorded=recorded) as store,
+        pytest.raises(InputError, match=r"s.h5: 100 rows, but .*file_order needs every row: remove the filters"),
+    ):
+        make_split(store, ORDER)
+
+
 # ---- bad requests, files ----
 
 
@@ -508,3 +589,31 @@ def test_real_revised_md17(reference_data, tmp_path):
         assert np.isin(store.source_rows(split.train), data["train"]["old_indices"]).all()
         assert split.report["leakage"]["train/test"]["shared_rows"] == 0
         assert split.report["leakage"]["train/test"]["rows_in_shared_groups"] == 1000
+
+
+@pytest.mark.parametrize("number", ["01", "02"])
+def test_real_revised_md17_in_the_order_of_its_files(reference_data, repository, tmp_path, number):
+    """The data sets and splits of the configuration, built from the published files."""
+    config = repository / "config"
+    dataset = resolve_dataset(read_yaml(config / "datasets.yaml"), f"rmd17_ethanol_{number}", "full")
+    spec = read_yaml(config / "data.yaml")["full"]["splits"][f"ethanol_{number}"]
+    assert spec["dataset"] == f"rmd17_ethanol_{number}"
+    paths = [reference_data / "rmd17" / entry["file"]["name"] for entry in dataset["source_entries"]]
+    build_store(dataset, paths, tmp_path / "s.h5", tmp_path / "f.csv")
+    data = [dict(np.load(path)) for path in paths]
+    with Store(tmp_path / "s.h5") as store:
+        split = make_split(store, spec)
+        assert split.train_sizes == (50, 100, 200, 500, 950) and len(split.val) == 50 and len(split.test) == 1000
+        assert split.report["unused"] == 0
+        frames = store.column("old_indices")
+        assert set(frames[[*split.train, *split.val]]) == set(data[0]["old_indices"])
+        assert set(frames[split.test]) == set(data[1]["old_indices"])
+        assert split.report["leakage"]["train/test"]["shared_geometries"] == 0
+        # Both kinds of labels of the frame, in eV and eV/Å.
+        rows = store.read(np.array([3, 1003]))
+    for position, file in enumerate(data):
+        for fidelity, energy, forces in (("pbe", "energies", "forces"), ("pbe_ts", "old_energies", "old_forces")):
+            expected = file[energy][3] * KCAL_PER_MOL_TO_EV
+            assert rows.energy[fidelity][position] == pytest.approx(expected, rel=1e-14)
+            found = rows.forces[fidelity][rows.ptr[position] : rows.ptr[position + 1]]
+            np.testing.assert_allclose(found, file[forces][3] * KCAL_PER_MOL_TO_EV, rtol=1e-6, atol=1e-9)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mlip_studies.config import read_yaml
+from mlip_studies.data.build import build_store
+from mlip_studies.data.catalog import resolve_dataset
+from mlip_studies.data.named_splits import make_split, write_named_split
+from mlip_studies.data.reference_energies import load_isolated_atoms
 from mlip_studies.data.self_energies import (
     energy_chunks,
     fit_self_energies,
@@ -16,6 +22,7 @@ from mlip_studies.data.self_energies import (
     select_rows,
     write_self_energies,
 )
+from mlip_studies.data.split_self_energies import fit_on_split
 from mlip_studies.data.splits import Split
 from mlip_studies.data.store import Store, StoreWriter
 from mlip_studies.elements import composition, formula, numbers, symbols
@@ -300,3 +307,72 @@ def test_real_ani1_with_one_heavy_atom(reference_data, tmp_path):
     # Each formula has its own mean, so the residuals have none.
     assert result["after"]["mean_ev"] == pytest.approx(0.0, abs=1e-7)
     assert result["before"]["std_ev"] > 200 and 0.3 < result["after"]["std_ev"] < 3.0
+
+
+# ---- on the training rows of a named split ----
+
+
+def test_only_the_training_rows_of_a_split_enter(tmp_path):
+    store, x, y = make_store(tmp_path / "s.h5", noise=0.3)
+    with store:
+        split = make_split(store, {"kind": "random", "train": [60, 150], "val": 30, "test": 60, "seed": 4})
+        write_named_split(split, tmp_path / "x.npz", tmp_path / "x.json")
+        result = fit_on_split(store, tmp_path / "x.npz", tmp_path / "x.self_energies.json")
+        small = fit_on_split(store, tmp_path / "x.npz", train_size=60)
+    for fitted, rows in ((result, split.train), (small, split.train[:60])):
+        expected = np.linalg.lstsq(x[rows], y[rows], rcond=None)[0]
+        np.testing.assert_allclose(fitted["fidelities"]["e"]["coefficients_ev"], expected, rtol=0, atol=1e-8)
+        assert fitted["fidelities"]["e"]["n_rows"] == len(rows) and fitted["rows"] == "train"
+        digest = hashlib.sha256(np.sort(rows).astype("<i8").tobytes()).hexdigest()
+        assert fitted["split"] == {"name": "x", "part": "train", "n_rows": len(rows), "rows_sha256": digest}
+    # Rows of a fidelity with gaps are those of the training set that have it.
+    labeled = split.train[split.train % 2 == 1]
+    assert result["fidelities"]["half"]["n_rows"] == len(labeled) < 150
+    loaded = load_self_energies(tmp_path / "x.self_energies.json")
+    np.testing.assert_array_equal(loaded["e"].coefficients, result["fidelities"]["e"]["coefficients_ev"])
+    # Test energies do not matter, training energies do.
+    everything = np.linalg.lstsq(x, y, rcond=None)[0]
+    assert np.abs(loaded["e"].coefficients - everything).max() > 1e-4
+
+
+def test_splits_that_cannot_be_fitted_on(tmp_path):
+    store, _, _ = make_store(tmp_path / "s.h5")
+    with store:
+        write_named_split(make_split(store, {"kind": "test_only"}), tmp_path / "t.npz", tmp_path / "t.json")
+        with pytest.raises(InputError, match=r"t.npz: no training rows to fit energies per element on"):
+            fit_on_split(store, tmp_path / "t.npz", tmp_path / "out.json")
+        write_named_split(
+            make_split(store, {"kind": "random", "train": 50, "test": 10}), tmp_path / "x.npz", tmp_path / "x.json"
+        )
+        with pytest.raises(InputError, match="no train set of 49 rows; there is 50"):
+            fit_on_split(store, tmp_path / "x.npz", train_size=49)
+        with pytest.raises(InputError, match=r"none.npz"):
+            fit_on_split(store, tmp_path / "none.npz")
+    assert not (tmp_path / "out.json").exists()
+    other, _, _ = make_store(tmp_path / "o.h5", n=20)
+    with other, pytest.raises(InputError, match=r"x.npz: made for a store of 300 rows, .*o.h5 has 120"):
+        fit_on_split(other, tmp_path / "x.npz")
+
+
+def test_formation_energies_of_mini_spice_are_total_energies_less_isolated_atoms(repository, tmp_path):
+    """The two energy columns of the shipped file differ by the shipped isolated atoms, row by row and in the fit."""
+    dataset = resolve_dataset(read_yaml(repository / "config" / "datasets.yaml"), "spice_mini", "mini")
+    paths = [repository / entry["file"]["path"] for entry in dataset["source_entries"]]
+    build_store(dataset, paths, tmp_path / "s.h5", tmp_path / "f.csv")
+    atoms = load_isolated_atoms(repository / "resources" / "isolated-atoms" / "isolated_atoms.csv")
+    with Store(tmp_path / "s.h5") as store:
+        assert store.force_fidelities == ("wb97m_d3bj",)
+        assert store.fidelities == ("wb97m_d3bj", "wb97m_d3bj_formation")
+        rows = store.read()
+        fits = regress_store(store)["fidelities"]
+        check = store.provenance["sources"][0]["force_check"]["wb97m_d3bj_formation"]
+        alone = np.array([atoms["wb97m-d3(bj)/def2-tzvppd"][z] for z in store.elements])
+        counts = composition(rows.atomic_numbers, rows.ptr, store.elements)
+    assert check["verdict"] == "no forces" and check["differences"]["largest_deviation_ev"] < 1e-9
+    difference = rows.energy["wb97m_d3bj"] - rows.energy["wb97m_d3bj_formation"]
+    np.testing.assert_allclose(difference, counts @ alone, rtol=0, atol=1e-4)
+    total, formation = (np.array(fits[name]["coefficients_ev"]) for name in ("wb97m_d3bj", "wb97m_d3bj_formation"))
+    np.testing.assert_allclose(total - formation, alone, rtol=0, atol=1e-4)
+    residuals = [fits[name]["after"]["std_ev"] for name in fits]
+    assert residuals[0] == pytest.approx(residuals[1], rel=1e-9)
+    assert fits["wb97m_d3bj"]["before"]["std_ev"] > 100 * fits["wb97m_d3bj_formation"]["before"]["std_ev"]

@@ -14,6 +14,7 @@ from mlip_studies.errors import InputError
 from mlip_studies.jobs import add_to_python_path
 from mlip_studies.models.catalog import model_module
 from mlip_studies.provenance import front_page
+from mlip_studies.studies.runs import expand_runs, lookup_run, run_configuration
 
 # Jobs import the package from this checkout, also where it is not installed (a compute node, a bare clone).
 add_to_python_path(ROOT / "workflow" / "src")
@@ -63,6 +64,8 @@ wildcard_constraints:
     seed=r"\d+",
     rows=r"train|all",
     network=r"[a-z0-9_]+",
+    run=r"[A-Za-z0-9_.-]+",
+    job=r"[a-z0-9_]+",
 
 
 def code(*modules):
@@ -146,9 +149,10 @@ DOWNLOADS = {
 
 STUDY_DATASETS = sorted(
     {
-        experiment["dataset"]
+        entry["dataset"]
         for numbers in PROJECT.studies.values()
-        for experiment in numbers.get("experiments", {}).values()
+        for kind in ("experiments", "data")
+        for entry in numbers.get(kind, {}).values()
     }
 )
 # Data sets that `snakemake data` describes.
@@ -216,6 +220,92 @@ def split_params(wildcards):
 
 # ---- training ----
 
+RUN_FILES = {
+    "model": "model.safetensors",
+    "metrics": "metrics.jsonl",
+    "history": "history.csv",
+    "predictions": "predictions.npz",
+    "run": "run.json",
+}
+
+
+def expanded(study):
+    try:
+        return expand_runs(study, PROJECT.studies[study])
+    except InputError as error:
+        raise WorkflowError(str(error)) from None
+
+
+# Runs of the studies that list them.
+RUNS = {
+    study: expanded(study)
+    for study, numbers in PROJECT.studies.items()
+    if "groups" in numbers
+}
+
+
+def run_config(wildcards):
+    """Configuration of one run, as mlip_studies.training.run.RunConfig reads it."""
+    numbers = study_numbers(wildcards.study)
+    try:
+        run = lookup_run(wildcards.study, RUNS.get(wildcards.study, {}), wildcards.run)
+        return run_configuration(
+            run,
+            int(wildcards.seed),
+            numbers["data"][run.data],
+            PROJECT.models["networks"],
+            f"{OUT}/data",
+            PROJECT.settings["budget_scale"],
+        )
+    except InputError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def seed_files(wildcards, name):
+    """One file of every seed of a run."""
+    try:
+        run = lookup_run(wildcards.study, RUNS.get(wildcards.study, {}), wildcards.run)
+    except InputError as error:
+        raise WorkflowError(str(error)) from None
+    return [
+        f"{OUT}/{wildcards.study}/runs/{run.name}/seed{seed}/{name}"
+        for seed in run.seeds
+    ]
+
+
+def run_store(study, name):
+    """Store that a run learns from."""
+    run = lookup_run(study, RUNS.get(study, {}), name)
+    return f"{OUT}/data/{PROJECT.studies[study]['data'][run.data]['dataset']}/store.h5"
+
+
+def run_modules(wildcards):
+    """Modules whose code a run depends on."""
+    config = run_config(wildcards)
+    return training_modules(config["model"]["name"], config["training"])
+
+
+def run_model_modules(wildcards):
+    """The module of a run's network, for what uses the trained network."""
+    return [model_module(run_config(Seedless(wildcards))["model"]["name"])]
+
+
+class Seedless:
+    """Wildcards of a job that uses the first seed of a run."""
+
+    def __init__(self, wildcards):
+        self.study, self.run, self.seed = wildcards.study, wildcards.run, "0"
+
+
+def training_modules(model, training):
+    """The loop, the model and, as the loop imports them by name, captured steps."""
+    captured = training.get("step_mode", "eager") != "eager"
+    return (
+        "mlip_studies.training.run",
+        model_module(model),
+        *(["mlip_studies.training.capture"] if captured else []),
+    )
+
 
 def run_spec(wildcards):
     """All numbers of one run, as plain values."""
@@ -244,6 +334,44 @@ def run_spec(wildcards):
         "training": {**numbers["training"], **variant.get("training", {})},
         "transfer": variant.get("transfer", {}),
     }
+
+
+# ---- molecular dynamics ----
+
+
+def md_config(wildcards, input):
+    """Configuration of one job of dynamics, as mlip_studies.md.engine.MDConfig reads it."""
+    jobs = study_numbers(wildcards.study).get("md", {})
+    if wildcards.job not in jobs:
+        raise WorkflowError(
+            f"study {wildcards.study} has no dynamics {wildcards.job}; it has {', '.join(jobs) or 'none'}"
+        )
+    settings = dict(jobs[wildcards.job])
+    own = [entry for entry in settings.pop("runs") if entry["run"] == wildcards.run]
+    if not own:
+        raise WorkflowError(
+            f"config/studies/{wildcards.study}.yaml: key 'md.{wildcards.job}.runs' does not list {wildcards.run}"
+        )
+    settings |= {
+        key: value for key, value in own[0].items() if key not in ("run", "demo")
+    }
+    return {
+        **settings,
+        "job": wildcards.job,
+        "run": wildcards.run,
+        "potential": input.potential,
+        "start": {"store": input.store, "rows": "lowest_energy"},
+    }
+
+
+def speed_runs(study):
+    """Runs whose networks are timed: those of the group tradeoff, and the first one that is simulated."""
+    jobs = study_numbers(study)["md"]
+    first = next(iter(jobs.values()))["runs"][0]["run"]
+    return [
+        first,
+        *(name for name, run in RUNS[study].items() if "tradeoff" in run.groups),
+    ]
 
 
 # ---- mini data ----

@@ -148,6 +148,28 @@ rule regress:
         "../scripts/regress.py"
 
 
+rule shift_check:
+    input:
+        f"{OUT}/data/{{dataset}}/store.h5",
+    output:
+        f"{OUT}/data/{{dataset}}/shift_check.csv",
+    log:
+        f"{LOGS}/shift_check/{{dataset}}.log",
+    benchmark:
+        f"{BENCHMARKS}/shift_check/{{dataset}}.jsonl"
+    localrule: SCALE == "mini"
+    conda:
+        "../../envs/core.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(60),
+    params:
+        code=code("mlip_studies.data.shift_check"),
+        code_folder=f"{STATE}/code",
+    script:
+        "../scripts/shift_check.py"
+
+
 rule summary:
     input:
         f"{OUT}/data/{{dataset}}/store.h5",
@@ -194,6 +216,29 @@ rule named_split:
         code_folder=f"{STATE}/code",
     script:
         "../scripts/named_split.py"
+
+
+rule split_self_energies:
+    input:
+        store=f"{OUT}/data/{{dataset}}/store.h5",
+        split=f"{OUT}/data/{{dataset}}/splits/{{split}}.npz",
+    output:
+        f"{OUT}/data/{{dataset}}/splits/{{split}}.self_energies.json",
+    log:
+        f"{LOGS}/split_self_energies/{{dataset}}-{{split}}.log",
+    benchmark:
+        f"{BENCHMARKS}/split_self_energies/{{dataset}}-{{split}}.jsonl"
+    localrule: SCALE == "mini"
+    conda:
+        "../../envs/core.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(60),
+    params:
+        code=code("mlip_studies.data.split_self_energies"),
+        code_folder=f"{STATE}/code",
+    script:
+        "../scripts/split_self_energies.py"
 
 
 rule nbody:

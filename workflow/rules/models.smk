@@ -121,7 +121,7 @@ rule train_network:
         state=lambda wildcards: (
             f"{STATE}/train_network/{wildcards.network}__seed{wildcards.seed}"
         ),
-        code=lambda wildcards: code(*training_modules(wildcards.network)),
+        code=lambda wildcards: code(*network_modules(wildcards.network)),
         code_folder=f"{STATE}/code",
     script:
         "../scripts/train_network.py"

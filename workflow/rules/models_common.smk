@@ -74,12 +74,7 @@ def training_check_run(wildcards):
     }
 
 
-def training_modules(name):
-    """Modules whose code a training run depends on; the loop imports captured steps by name."""
+def network_modules(name):
+    """Modules whose code the check of a network's training depends on."""
     entry = lookup_network(name)
-    captured = (entry["trained"]["training"] or {}).get("step_mode", "eager") != "eager"
-    return (
-        "mlip_studies.training.run",
-        model_module(entry["model"]),
-        *(["mlip_studies.training.capture"] if captured else []),
-    )
+    return training_modules(entry["model"], entry["trained"]["training"] or {})

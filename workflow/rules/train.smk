@@ -1,4 +1,38 @@
-# Training runs: one job per (study, experiment, variant, mix, seed).
+# Training runs. Studies with a list of runs: one job per (study, run, seed). Multi-fidelity: one per (study, experiment,
+# variant, mix, seed).
+
+
+rule train_run:
+    input:
+        store=lambda wildcards: run_config(wildcards)["store"],
+        split=lambda wildcards: run_config(wildcards)["split"],
+        self_energies=lambda wildcards: run_config(wildcards).get("self_energies", []),
+    output:
+        **{
+            key: f"{OUT}/{{study}}/runs/{{run}}/seed{{seed}}/{name}"
+            for key, name in RUN_FILES.items()
+        },
+    log:
+        f"{LOGS}/train_run/{{study}}/{{run}}-seed{{seed}}.log",
+    benchmark:
+        f"{BENCHMARKS}/train/{{study}}-{{run}}-seed{{seed}}.jsonl"
+    conda:
+        "../../envs/core.yaml"
+    threads: 1 if SCALE == "mini" else 4
+    resources:
+        gpu=1,
+        mem_mb=growing(24000 if SCALE == "full" else 2500),
+        runtime=growing(1440 if SCALE == "full" else 60),
+    params:
+        config=lambda wildcards: run_config(wildcards),
+        device=PROJECT.settings["device"],
+        state=lambda wildcards: (
+            f"{STATE}/train_run/{wildcards.study}__{wildcards.run}__seed{wildcards.seed}"
+        ),
+        code=lambda wildcards: code(*run_modules(wildcards)),
+        code_folder=f"{STATE}/code",
+    script:
+        "../scripts/train_network.py"
 
 
 rule train:

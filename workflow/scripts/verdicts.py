@@ -10,10 +10,7 @@ if TYPE_CHECKING:
 
 with job(snakemake.log[0]):
     from mlip_studies.claims.evaluate import evaluate_study
-    from mlip_studies.claims.inputs import Tables
     from mlip_studies.claims.table import write
 
-    claims, outcomes = evaluate_study(
-        Path(snakemake.input.claims), Tables.from_paths(snakemake.input.tables), snakemake.params.scale
-    )
+    claims, outcomes = evaluate_study(Path(snakemake.input.claims), snakemake.input.tables, snakemake.params.scale)
     write(claims, outcomes, Path(snakemake.output.html))

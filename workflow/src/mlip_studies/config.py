@@ -135,12 +135,13 @@ def load_project(settings: dict[str, Any], root: Path) -> Project:
     for name in settings["studies"]:
         numbers, titles[name] = load_study(root, name, settings["scale"])
         studies[name] = _with_overrides(numbers, settings, name)
-        for experiment, entry in numbers.get("experiments", {}).items():
-            if entry["dataset"] not in datasets:
-                raise InputError(
-                    f"config/studies/{name}.yaml: key 'experiments.{experiment}.dataset': {entry['dataset']!r} is not "
-                    f"in config/datasets.yaml; known data sets: {', '.join(sorted(datasets))}"
-                )
+        for kind in ("experiments", "data"):
+            for key, entry in numbers.get(kind, {}).items():
+                if entry["dataset"] not in datasets:
+                    raise InputError(
+                        f"config/studies/{name}.yaml: key '{kind}.{key}.dataset': {entry['dataset']!r} is not in "
+                        f"config/datasets.yaml; known data sets: {', '.join(sorted(datasets))}"
+                    )
     data = load_data(root, settings, datasets)
     return Project(settings["scale"], settings, studies, titles, datasets, data, load_models(root, settings["scale"]))
 
@@ -204,8 +205,8 @@ def load_data(root: Path, settings: dict[str, Any], datasets: dict[str, Any]) ->
         if base and (base not in data["splits"] or data["splits"][base]["dataset"] != spec["dataset"]):
             owner = spec["dataset"]
             raise InputError(f"{label}: key 'splits.{name}.base': {base!r} is not a split of data set {owner!r}")
-        if len(spec.get("val", [])) not in (0, len(spec.get("train", []))):
-            raise InputError(f"{label}: key 'splits.{name}.val': expected one size per training size")
+        if len(spec.get("val", [])) not in (0, 1, len(spec.get("train", []))):
+            raise InputError(f"{label}: key 'splits.{name}.val': expected one size, or one per training size")
     return data
 
 
@@ -230,6 +231,11 @@ def _with_overrides(numbers: dict[str, Any], settings: dict[str, Any], name: str
         for entry in numbers.get("experiments", {}).values():
             entry["mixes"] = _restricted(entry["mixes"], settings["mixes"])
     factor = settings.get("budget_scale", 1.0)
+    for simulation in numbers.get("md", {}).values():
+        for entry in (simulation, *simulation["runs"]):
+            for key in ("time_ps", "thermalise_ps"):
+                if key in entry:
+                    entry[key] *= factor
     for training in _trainings(numbers):
         for key in ("max_steps", "max_epochs"):
             if training.get(key):

@@ -196,7 +196,9 @@ def _heading(text: str) -> list[str]:
 def _verdict_table(path: Path) -> list[str]:
     """Counts by verdict, then one line per claim; sentences and reasons stand in the verdict page."""
     with path.open(newline="", encoding="utf-8") as stream:
-        outcomes = list(csv.DictReader(stream))
+        every = list(csv.DictReader(stream))
+    outcomes = [outcome for outcome in every if outcome.get("by", "paper") == "paper"]
+    own = len(every) - len(outcomes)
     counts = Counter(outcome["verdict"] for outcome in outcomes)
     summary = ", ".join(f"**{count}** {verdict}" for verdict, count in counts.most_common())
     rows = []
@@ -208,7 +210,8 @@ def _verdict_table(path: Path) -> list[str]:
         rows.append([_plain(outcome["place"]), *(_plain(cell) for cell in cells)])
     header = ["place", "claim", "thesis", "ours (mean ± 95 %)", "verdict", "at this scale"]
     return [
-        f"{len(outcomes)} claims: {summary}. Sentences, reasons and tolerances are under Verdicts in the menu.",
+        f"{len(outcomes)} claims: {summary}. Sentences, reasons and tolerances are under Verdicts in the menu"
+        + (f", and there {own} predictions of this project." if own else "."),
         "",
         *_list_table(header, rows),
     ]

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from mlip_studies.artifacts import PathLike
-from mlip_studies.claims.inputs import MissingDataError, Tables
+from mlip_studies.claims.inputs import MissingDataError
 from mlip_studies.claims.schema import Claim, ClaimSet, load_claims
 from mlip_studies.claims.verdicts import MIN_SEEDS, Estimate, Verdict, combine, judge, judge_difference
 from mlip_studies.errors import InputError
 
 Metric = Callable[..., Sequence[Estimate]]
+
+
+class StudyClaims(Protocol):
+    """What the module ``claims/<study>.py`` offers.
+
+    Attributes:
+        METRICS: functions ``(inputs, **arguments) -> estimates`` by name.
+    """
+
+    METRICS: Mapping[str, Metric]
+
+    def read_inputs(self, paths: Iterable[PathLike]) -> Any:
+        """The study's results from the files of a rule, in the form that its metrics take."""
 
 
 @dataclass(frozen=True)
@@ -38,27 +52,33 @@ class Outcome:
     reason: str
 
 
-def metrics_of(study: str) -> Mapping[str, Metric]:
-    """The metrics of a study, from the module of its name in this package.
+def study_claims(study: str) -> StudyClaims:
+    """The module of a study in this package: its metrics and how its results are read.
 
     Raises:
-        InputError: there is no such module.
+        InputError: there is no such module, or it lacks one of the two.
     """
+    name = f"mlip_studies.claims.{study}"
+    message = f"study '{study}' has no metrics; add claims/{study}.py with METRICS and read_inputs"
     try:
-        module = importlib.import_module(f"mlip_studies.claims.{study}")
+        module: Any = importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise InputError(f"study '{study}' has no metrics; add claims/{study}.py with a METRICS table") from error
-    metrics: Mapping[str, Metric] = module.METRICS
-    return metrics
+        if error.name != name:
+            raise
+        raise InputError(message) from error
+    if not (hasattr(module, "METRICS") and hasattr(module, "read_inputs")):
+        raise InputError(message)
+    found: StudyClaims = module
+    return found
 
 
-def evaluate(claims: ClaimSet, metrics: Mapping[str, Metric], tables: Tables, scale: str) -> list[Outcome]:
+def evaluate(claims: ClaimSet, metrics: Mapping[str, Metric], tables: Any, scale: str) -> list[Outcome]:
     """Judge every claim.
 
     Args:
         claims: the claims.
         metrics: functions ``(tables, **arguments) -> estimates`` by name.
-        tables: the results.
+        tables: the results, in the form that the metrics take.
         scale: mini or full.
 
     Returns:
@@ -82,13 +102,26 @@ def evaluate(claims: ClaimSet, metrics: Mapping[str, Metric], tables: Tables, sc
     return [_outcome(claim, metrics[claim.metric], tables, scale) for claim in claims.claims.values()]
 
 
-def evaluate_study(claims_path: PathLike, tables: Tables, scale: str) -> tuple[ClaimSet, list[Outcome]]:
-    """Read a claim file and judge all its claims with the metrics of its study."""
+def evaluate_study(claims_path: PathLike, paths: Iterable[PathLike], scale: str) -> tuple[ClaimSet, list[Outcome]]:
+    """Read a claim file and judge all its claims with the metrics of its study.
+
+    Args:
+        claims_path: the claim file.
+        paths: files with results; those that the study does not know are ignored.
+        scale: mini or full.
+
+    Returns:
+        the claims, and one outcome per claim.
+
+    Raises:
+        InputError: a wrong claim file, a study without metrics, or a damaged result.
+    """
     claims = load_claims(claims_path)
-    return claims, evaluate(claims, metrics_of(claims.study), tables, scale)
+    study = study_claims(claims.study)
+    return claims, evaluate(claims, study.METRICS, study.read_inputs(paths), scale)
 
 
-def _outcome(claim: Claim, metric: Metric, tables: Tables, scale: str) -> Outcome:
+def _outcome(claim: Claim, metric: Metric, tables: Any, scale: str) -> Outcome:
     try:
         estimates = tuple(metric(tables, **claim.arguments))
     except MissingDataError as missing:

@@ -30,29 +30,37 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
+# Columns that are names even where they look like numbers.
+TEXT_COLUMNS = ("mix", "group", "stopped_by", "device")
+
+
 class MissingDataError(LookupError):
     """A result that is not among the inputs, for instance a variant that was not run."""
 
 
-def read_table(path: PathLike, columns: Iterable[str]) -> pd.DataFrame:
+def read_table(
+    path: PathLike, columns: Iterable[str], text: Iterable[str] = TEXT_COLUMNS, may_be_empty: bool = False
+) -> pd.DataFrame:
     """Read a CSV file after its checksum, and check its columns.
 
     Args:
         path: the file.
         columns: names that must be there.
+        text: columns that are read as text.
+        may_be_empty: a header without rows is a table without rows and no error.
 
     Raises:
         InputError: the file is missing, changed, empty, or lacks a column.
     """
     path = require(path)
     try:
-        frame = pd.read_csv(path, dtype={"mix": str, "group": str, "stopped_by": str, "device": str})
+        frame = pd.read_csv(path, dtype=dict.fromkeys(text, str))
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a CSV table ({str(error).splitlines()[0]}); delete it and run again") from error
     missing = [column for column in columns if column not in frame.columns]
     if missing:
         raise InputError(f"{path}: column '{missing[0]}' is missing; delete the file and run again")
-    if frame.empty:
+    if frame.empty and not may_be_empty:
         raise InputError(f"{path}: has no rows; delete the file and run again")
     return frame
 

@@ -7,12 +7,13 @@ runs share the seed, and only seeds that both have count. Energies come out in m
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 
+from mlip_studies.artifacts import PathLike
 from mlip_studies.claims.evaluate import Metric
 from mlip_studies.claims.inputs import MissingDataError, Tables
 from mlip_studies.claims.verdicts import Estimate, estimate
@@ -202,6 +203,11 @@ def _first_run(runs: pd.DataFrame, mix: str) -> pd.Series:
     if chosen.empty:
         raise MissingDataError(f"mix {label(mix)}: not among the results that were asked for")
     return chosen.iloc[0]
+
+
+def read_inputs(paths: Iterable[PathLike]) -> Tables:
+    """The study's results from any files, recognised by where they lie."""
+    return Tables.from_paths(paths)
 
 
 METRICS: Mapping[str, Metric] = {

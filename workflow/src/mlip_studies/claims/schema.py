@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +21,9 @@ from mlip_studies.errors import InputError
 
 SCHEMA_PATH = Path(__file__).resolve().parents[3] / "schemas" / "claims.schema.yaml"
 INEQUALITIES = ("<", "<=", ">", ">=")
+# Numbers as a text writes them: thousands apart by spaces; not those in names (MD17) or in references ([7]).
+_NUMBER = re.compile(r"(?<![\w.])(?:\d{1,3}(?: \d{3})+|\d+)(?:\.\d+)?")
+_REFERENCE = re.compile(r"\[\d+\]")
 
 
 @dataclass(frozen=True)
@@ -29,8 +34,8 @@ class Claim:
         id: unique within its study.
         study: name of the study.
         place: section, figure, table or equation of the paper.
-        sentence: what the paper says.
-        quoted: True for a quotation, False for a paraphrase.
+        sentence: what the paper says, in English.
+        wording: quotation, translation or paraphrase.
         quantity: what is stated.
         unit: unit of the paper's value, "" if it has none.
         kind: value, relation, ordering or trend.
@@ -44,13 +49,15 @@ class Claim:
         judged_at: scales at which a verdict is meaningful.
         figure: target that shows the number.
         note: anything that a reader of the verdict must know.
+        original: the sentence in the paper's language, "" where that is English.
+        by: "paper", or "ours" for a prediction of this project.
     """
 
     id: str
     study: str
     place: str
     sentence: str
-    quoted: bool
+    wording: str
     quantity: str
     unit: str
     kind: str
@@ -63,6 +70,18 @@ class Claim:
     relative: bool = False
     arguments: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     note: str = ""
+    original: str = ""
+    by: str = "paper"
+
+    @property
+    def quoted(self) -> bool:
+        """Whether the sentence is the paper's own."""
+        return self.wording == "quotation"
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is a prediction of this project and no statement of the paper."""
+        return self.by == "ours"
 
     @property
     def is_comparison(self) -> bool:
@@ -100,6 +119,25 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Background:
+    """A number that the paper quotes from others or takes as given.
+
+    Attributes:
+        id: unique within the study, claims included.
+        place: section, figure or other paper.
+        text: what it is.
+        value: the number.
+        unit: its unit, "" if it has none.
+    """
+
+    id: str
+    place: str
+    text: str
+    value: float
+    unit: str
+
+
+@dataclass(frozen=True)
 class ClaimSet:
     """All claims of a study, with what was found while reading it.
 
@@ -109,6 +147,8 @@ class ClaimSet:
         claims: by id, in the file's order.
         findings: contradictions, gaps and ambiguities inside the paper: id, place, finding.
         excluded: numbers of the results text that are no claims: text, reason.
+        background: quoted numbers by id.
+        coverage: passages of the results text with numbers: place, text, numbers.
     """
 
     study: str
@@ -116,6 +156,17 @@ class ClaimSet:
     claims: Mapping[str, Claim]
     findings: tuple[Mapping[str, str], ...]
     excluded: tuple[Mapping[str, str], ...]
+    background: Mapping[str, Background] = field(default_factory=lambda: MappingProxyType({}))
+    coverage: tuple[Mapping[str, Any], ...] = ()
+
+
+def numbers_in(text: str) -> list[str]:
+    """The numbers of a text as it writes them, without separators of thousands.
+
+    Args:
+        text: a passage; references like [7] and digits inside names do not count.
+    """
+    return [number.replace(" ", "") for number in _NUMBER.findall(_REFERENCE.sub(" ", text))]
 
 
 def _one_line(error: ValidationError, path: Path, content: Any) -> str:
@@ -168,19 +219,50 @@ def load_claims(path: PathLike, schema_path: PathLike = SCHEMA_PATH) -> ClaimSet
         if claim.id in claims:
             raise InputError(f"{path}: claims `{claim.id}` occurs twice; ids must be unique")
         claims[claim.id] = claim
+    background: dict[str, Background] = {}
+    for entry in content.get("background", ()):
+        if entry["id"] in background or entry["id"] in claims:
+            raise InputError(f"{path}: background `{entry['id']}` occurs twice; ids must be unique")
+        background[entry["id"]] = Background(**entry)
+    coverage = tuple(content.get("coverage", ()))
+    _check_coverage(coverage, claims, background, path)
     return ClaimSet(
         content["study"],
         content["source"],
         MappingProxyType(claims),
         tuple(content.get("findings", ())),
         tuple(content.get("excluded", ())),
+        MappingProxyType(background),
+        coverage,
     )
+
+
+def _check_coverage(
+    coverage: tuple[Mapping[str, Any], ...],
+    claims: Mapping[str, Claim],
+    background: Mapping[str, Background],
+    path: Path,
+) -> None:
+    """Every number of every passage is listed, and what it is said to be exists."""
+    for entry in coverage:
+        where = f"{path}: coverage “{entry['text'][:40]}…”"
+        found = Counter(numbers_in(entry["text"]))
+        for number in found.keys() ^ entry["numbers"].keys():
+            problem = "is not listed" if number in found else "does not occur in the passage"
+            raise InputError(f"{where} number {number} {problem}; correct `numbers`")
+        for number, what in entry["numbers"].items():
+            for claim_id in what.get("claims", ()):
+                if claim_id not in claims:
+                    raise InputError(f"{where} number {number}: there is no claim '{claim_id}'; correct the id")
+            if "background" in what and what["background"] not in background:
+                raise InputError(
+                    f"{where} number {number}: there is no background '{what['background']}'; correct the id"
+                )
 
 
 def _claim(entry: Mapping[str, Any], study: str, path: Path) -> Claim:
     values = dict(entry)
     values["judged_at"] = tuple(values["judged_at"])
-    values["quoted"] = values.pop("wording") == "quotation"
     values.setdefault("study", study)
     claim = Claim(**values)
     where = f"{path}: claims `{claim.id}`"

@@ -6,6 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pandas as pd
 
 from mlip_studies.artifacts import PathLike, write_text
 from mlip_studies.claims.evaluate import Outcome
-from mlip_studies.claims.schema import Claim, ClaimSet
+from mlip_studies.claims.schema import Background, Claim, ClaimSet
 from mlip_studies.claims.verdicts import Estimate, Verdict
 from mlip_studies.plotting.html_table import write_html_table
 
@@ -27,10 +28,11 @@ COLORS: Mapping[Verdict, str] = {
 HEADINGS: Mapping[str, str] = {
     "claim": "Claim",
     "place": "Place",
-    "statement": "What the thesis says",
+    "by": "Whose statement",
+    "statement": "Statement",
     "quantity": "Quantity",
     "unit": "Unit",
-    "paper": "Thesis",
+    "paper": "Stated",
     "ours": "Ours (mean ± 95 %)",
     "seeds": "Seeds",
     "verdict": "Verdict",
@@ -46,10 +48,14 @@ HEADINGS: Mapping[str, str] = {
 }
 RULE = (
     "Rule: m is the mean over seeds and h its 95 % half width (Student t, at least three seeds). Reproduced if "
-    "[m − h, m + h] lies within the thesis's value ± tolerance, contradicted if it is disjoint from it, inconclusive "
+    "[m − h, m + h] lies within the stated value ± tolerance, contradicted if it is disjoint from it, inconclusive "
     "otherwise and for fewer than three seeds of a stochastic quantity. Orderings and trends are judged by paired "
-    "differences over seeds, signed so that positive agrees with the thesis; every part of a statement must hold."
+    "differences over seeds, signed so that positive agrees with the statement; every part of a statement must hold."
 )
+OURS_RULE = (
+    " Predictions of this project were fixed before their results, are judged by the same rule and counted apart."
+)
+WHOSE: Mapping[str, str] = {"paper": "the paper", "ours": "prediction of this project"}
 
 
 def _number(value: float) -> str:
@@ -69,6 +75,16 @@ def describe_paper(claim: Claim) -> str:
             return f"{claim.paper['relation']} {_number(float(claim.paper['value']))}"
         return "; ".join(f"{part}: {_number(float(value))}" for part, value in claim.paper.items())
     return _number(float(claim.paper))
+
+
+def describe_statement(claim: Claim) -> str:
+    """The sentence, marked as quoted, translated (with the original) or paraphrased, or as a prediction of ours."""
+    if claim.is_ours:
+        return f"{claim.sentence} (prediction of this project)"
+    if claim.wording == "translation":
+        original = f"; original: “{claim.original}”" if claim.original else ""
+        return f"“{claim.sentence}” (translated{original})"
+    return f"“{claim.sentence}”" if claim.quoted else f"{claim.sentence} (paraphrase)"
 
 
 def describe_tolerance(claim: Claim) -> str:
@@ -104,7 +120,8 @@ def to_frame(outcomes: Sequence[Outcome]) -> pd.DataFrame:
                 "claim": claim.id,
                 "verdict": str(outcome.verdict),
                 "place": claim.place,
-                "statement": f"“{claim.sentence}”" if claim.quoted else f"{claim.sentence} (paraphrase)",
+                "by": WHOSE[claim.by],
+                "statement": describe_statement(claim),
                 "quantity": claim.quantity,
                 "paper": describe_paper(claim),
                 "ours": "; ".join(describe_estimate(one, named) for one in estimates),
@@ -136,7 +153,10 @@ def to_records(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
             "study": outcome.claim.study,
             "place": outcome.claim.place,
             "sentence": outcome.claim.sentence,
+            "by": outcome.claim.by,
+            "original": outcome.claim.original,
             "quotation": outcome.claim.quoted,
+            "wording": outcome.claim.wording,
             "quantity": outcome.claim.quantity,
             "unit": outcome.claim.unit,
             "kind": outcome.claim.kind,
@@ -174,6 +194,18 @@ def counts(outcomes: Sequence[Outcome]) -> dict[str, int]:
     return {str(verdict): found[verdict] for verdict in Verdict}
 
 
+def _count(outcomes: Sequence[Outcome], what: str) -> str:
+    return f"{len(outcomes)} {what}{'' if len(outcomes) == 1 else 's'}"
+
+
+def _summary(outcomes: Sequence[Outcome]) -> str:
+    return ", ".join(f"{n} {verdict}" for verdict, n in counts(outcomes).items() if n)
+
+
+def _background(item: Background) -> str:
+    return f"{item.place}: {item.text}: {_number(item.value)} {item.unit}".rstrip()
+
+
 def write(claims: ClaimSet, outcomes: Sequence[Outcome], path_html: PathLike) -> list[Path]:
     """Write verdicts.html and, beside it, verdicts.csv and verdicts.json.
 
@@ -188,29 +220,32 @@ def write(claims: ClaimSet, outcomes: Sequence[Outcome], path_html: PathLike) ->
     path = Path(path_html)
     scale = outcomes[0].scale if outcomes else ""
     frame = to_frame(outcomes)
-    summary = ", ".join(f"{n} {verdict}" for verdict, n in counts(outcomes).items() if n)
+    ours = [outcome for outcome in outcomes if outcome.claim.is_ours]
+    theirs = [outcome for outcome in outcomes if not outcome.claim.is_ours]
+    summary = f"{_count(theirs, 'claim')} of {claims.source}: {_summary(theirs)}."
+    if ours:
+        summary += f" {_count(ours, 'prediction')} of this project: {_summary(ours)}."
 
     def mark(column: str, value: object) -> str | None:
         return COLORS[Verdict(str(value))] if column in ("verdict", "at_this_scale") and value else None
 
     mini = (
-        " The mini scale shows the method working; it does not claim to reproduce the thesis."
-        if scale == "mini"
-        else ""
+        " The mini scale shows the method working; it does not claim to reproduce the paper." if scale == "mini" else ""
     )
     written = write_html_table(
         frame,
         path,
         f"Claims and verdicts: {claims.study} ({scale} scale)",
-        f"{len(outcomes)} claims of {claims.source}: {summary}.{mini}",
+        f"{summary}{mini}",
         headings=HEADINGS,
         cell_class=mark,
         cards=True,
-        hidden=("kind", "judged_at", "scale"),
-        before=RULE,
+        hidden=("kind", "judged_at", "scale", *(() if ours else ("by",))),
+        before=RULE + (OURS_RULE if ours else ""),
         after={
-            "Findings inside the thesis": [f"{item['place']}: {item['finding']}" for item in claims.findings],
+            "Findings inside the paper": [f"{item['place']}: {item['finding']}" for item in claims.findings],
             "Not counted as claims": [f"{item['text']}: {item['reason']}" for item in claims.excluded],
+            "Quoted or taken as given": [_background(item) for item in claims.background.values()],
         },
     )
     path_json = path.with_suffix(".json")
@@ -218,10 +253,13 @@ def write(claims: ClaimSet, outcomes: Sequence[Outcome], path_html: PathLike) ->
         "study": claims.study,
         "source": claims.source,
         "scale": scale,
-        "counts": counts(outcomes),
+        "counts": counts(theirs),
+        "counts_of_our_predictions": counts(ours),
         "claims": to_records(outcomes),
         "findings": [dict(item) for item in claims.findings],
         "excluded": [dict(item) for item in claims.excluded],
+        "background": [asdict(item) for item in claims.background.values()],
+        "coverage": [dict(item) for item in claims.coverage],
     }
     write_text(path_json, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return [*written, path_json]

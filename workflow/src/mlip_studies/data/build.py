@@ -261,7 +261,17 @@ def build_store(
         for path, entry, following in zip(paths, entries, [*paths[1:], None], strict=True):
             name = entry["name"]
             places = {"ahead": ahead, "next": following, "scratch": Path(output).parent}
-            check = ForceCheck()
+            relative = {
+                fidelity: str(keys["same_differences_as"])
+                for fidelity, keys in entry["fidelities"].items()
+                if keys.get("same_differences_as")
+            }
+            if unknown := sorted(set(relative.values()) - set(entry["fidelities"])):
+                raise InputError(
+                    f"{name}: same_differences_as: {unknown[0]!r} is not a fidelity of this data set; expected one of "
+                    f"{', '.join(entry['fidelities'])}"
+                )
+            check = ForceCheck(relative=relative)
             before = counts.read[name]
             with _digest(path, entry.get("file") or {}) as digest, _blocks(entry, path, **places) as blocks:
                 for block in blocks:

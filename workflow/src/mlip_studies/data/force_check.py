@@ -10,7 +10,8 @@ Four physical facts are used, none of which needs to know where the data come fr
 3. *Distances.* The nearest neighbor of H, C, N and O is a bond away, so lengths in a wrong unit show.
 4. *Totals.* Total energies are within a few percent of the sum of the atoms' energies, so energies in a wrong unit show
    even if the forces have the same mistake. Energies on another scale (formation energies, valence electrons only) are
-   left alone: only a match with a known confusion of units counts.
+   left alone: only a match with a known confusion of units counts. Energies that are declared to differ from those of
+   another fidelity by a constant per molecule are compared with these instead.
 
 The work is summed over interatomic distances, W = -Σ (φ1 + φ2)·(r2 - r1)/2, where φ = -K B (BᵀKB)⁻¹ F are the forces
 along the distances that reproduce F, with most of it in the short distances (B is the derivative of the distances with
@@ -61,6 +62,8 @@ _NOISE_EV = 1e-3
 _CLOSE = 2.2
 _MAX_CHANGE = 0.35
 _MAX_ATOMS = 100
+# Energies that differ by a constant per molecule do so to rounding; single rows may be broken, the median is not.
+_SAME_DIFFERENCE_EV = 0.01
 _WINDOW = 128
 _PART = 100
 
@@ -101,6 +104,7 @@ class _Evidence:
     totals: list[float] = field(default_factory=list)
     frames: int = 0
     too_large: int = 0
+    deviations: list[float] = field(default_factory=list)
 
 
 class ForceCheck:
@@ -118,9 +122,13 @@ class ForceCheck:
     Args:
         max_pairs: number of pairs from which on a block contributes only a few.
         min_pairs: fewest pairs (and frames) for a judgement.
+        relative: fidelities whose energies differ from those of another one by a constant per molecule, such as
+            formation energies from total energies. They are compared with these in place of the sum of the atoms'
+            energies, of which theirs are a small part that may look like a confusion of units.
     """
 
-    def __init__(self, max_pairs: int = 400, min_pairs: int = 20) -> None:
+    def __init__(self, max_pairs: int = 400, min_pairs: int = 20, relative: Mapping[str, str] | None = None) -> None:
+        self._relative = dict(relative or {})
         self._max_pairs = max_pairs
         self._min_pairs = min_pairs
         self._evidence: dict[str, _Evidence] = {}
@@ -151,7 +159,12 @@ class ForceCheck:
                 continue
             positions = block.positions[rows].astype(np.float64)
             evidence.frames += len(rows)
-            self._scale(evidence, block.atomic_numbers, positions, energies[rows])
+            self._scale(evidence, block.atomic_numbers, positions, energies[rows], name not in self._relative)
+            if name in self._relative and self._relative[name] in block.energies:
+                offset = energies[rows] - block.energies[self._relative[name]][rows]
+                offset = offset[np.isfinite(offset)]
+                if len(offset) > 1:
+                    evidence.deviations.append(float(np.abs(offset - np.median(offset)).max()))
             if forces is not None:
                 values = forces[rows].astype(np.float64)
                 self._balance(evidence, positions, values)
@@ -159,9 +172,13 @@ class ForceCheck:
 
     @staticmethod
     def _scale(
-        evidence: _Evidence, numbers: NDArray[np.uint8], positions: NDArray[np.float64], energies: NDArray[np.float64]
+        evidence: _Evidence,
+        numbers: NDArray[np.uint8],
+        positions: NDArray[np.float64],
+        energies: NDArray[np.float64],
+        totals: bool = True,
     ) -> None:
-        if all(int(z) in _ATOM_ENERGY_EV for z in numbers):
+        if totals and all(int(z) in _ATOM_ENERGY_EV for z in numbers):
             total = sum(_ATOM_ENERGY_EV[int(z)] for z in numbers)
             evidence.totals.append(float(np.median(energies)) / total)
         organic = np.flatnonzero(np.isin(numbers, _ORGANIC))
@@ -228,10 +245,12 @@ class ForceCheck:
             per fidelity: ``verdict`` (verified, not verified with a ``reason``, no forces), ``pairs``, ``frames``, and,
             where known, ``correlation`` and ``slope`` of energy differences against work, median ``net_force`` and
             ``net_torque`` relative to unrelated forces, ``net_force_ev_per_angstrom``, ``bond_ratio`` (nearest neighbor
-            distances over sums of covalent radii) and ``total_energy_ratio`` (energies over sums of atomic energies).
+            distances over sums of covalent radii), ``total_energy_ratio`` (energies over sums of atomic energies) and
+            ``differences`` (deviation from another fidelity after a constant per molecule, where one is declared).
 
         Raises:
-            InputError: wrong sign, wrong unit, or energies and forces that do not belong together.
+            InputError: wrong sign, wrong unit, energies and forces that do not belong together, or energies that do
+                not differ from those of the declared fidelity by a constant per molecule.
         """
         return {name: self._judge(f"{source}: ", name, evidence) for name, evidence in self._evidence.items()}
 
@@ -253,6 +272,19 @@ class ForceCheck:
                 raise InputError(
                     f"{where}energies of {name} are {ratio:.3g} times those of the atoms, which looks like "
                     f"{suspects[0]}; correct `units.energy` of the data set"
+                )
+        if evidence.deviations:
+            other, typical = self._relative[name], float(np.median(evidence.deviations))
+            report["differences"] = {
+                "of": other,
+                "groups": len(evidence.deviations),
+                "median_deviation_ev": typical,
+                "largest_deviation_ev": max(evidence.deviations),
+            }
+            if typical > _SAME_DIFFERENCE_EV:
+                raise InputError(
+                    f"{where}energies of {name} do not differ from those of {other} by a constant per molecule (median "
+                    f"deviation {typical:.3g} eV); correct their keys or units, or drop `same_differences_as`"
                 )
         if not evidence.forces:
             return report

@@ -17,6 +17,8 @@ A split is described by a mapping with a ``kind``:
     (2022)).
 ``official``
     row numbers that the publisher gives in files.
+``file_order``
+    the publisher's training rows are the first file of the data set, its test rows the other files.
 ``test_only``
     no training.
 
@@ -60,6 +62,7 @@ _KEYS: dict[str, frozenset[str]] = {
     "held_out_groups": frozenset({"train", "val", "groups", "by", "allow_missing", "whole_groups_in_val"}),
     "weighted_by_force": frozenset({"train", "base"}),
     "official": frozenset({"train", "val", *_INDEX.values(), "index_key", "allow_missing", "val_from"}),
+    "file_order": frozenset({"official_train", "train", "val", "test"}),
     "test_only": frozenset({"test"}),
 }
 KINDS = tuple(_KEYS)
@@ -151,6 +154,9 @@ def make_split(
       :func:`read_indices`), ``index_key`` (array in an npz), ``val`` with ``val_from: train | rest`` (drawn from the
       official training rows or from the rows that no file names), ``allow_missing`` (pass over rows that the store
       lacks).
+    * ``file_order``: ``official_train`` (leading rows of the store that are the publisher's training part; they must be
+      whole files, of which no filter removed a row), ``train`` and ``val`` (disjoint, both out of that part), ``test``
+      (``all`` other rows by default).
     * ``test_only``: ``test`` (``all`` by default).
 
     Args:
@@ -183,6 +189,7 @@ def make_split(
         "groups": _groups,
         "held_out_groups": _held_out_groups,
         "official": _official,
+        "file_order": _file_order,
         "test_only": _test_only,
     }
     if kind == "weighted_by_force":
@@ -759,6 +766,42 @@ def _official(store: Store, spec: Mapping[str, Any], pool: Mask, seed: int, tole
         "val_from": "file" if "val" in files else val_from,
     }
     return _parts(train, val, test), sizes, details
+
+
+def _file_order(store: Store, spec: Mapping[str, Any], pool: Mask, seed: int, tolerance: float) -> _Made:
+    n_official = spec.get("official_train")
+    if isinstance(n_official, bool) or not isinstance(n_official, int) or n_official < 1:
+        raise InputError(
+            f"split: key 'official_train': {n_official!r}; expected the number of leading rows that are training rows"
+        )
+    sources = store.provenance.get("sources") or []
+    ends = list(itertools.accumulate(int(source["rows"]) for source in sources))
+    held = ", ".join(f"{source['rows']} rows of {source['file']}" for source in sources) or "no record of its files"
+    if not ends or ends[-1] != store.n_rows:
+        raise InputError(
+            f"{store.path}: {store.n_rows} rows, but {held}; file_order needs every row: remove the filters"
+        )
+    if n_official not in ends[:-1]:
+        raise InputError(
+            f"{store.path}: split: key 'official_train': {n_official} is not where a file ends ({held}); list the "
+            "training files first and give the number of their rows"
+        )
+    official = np.arange(store.n_rows) < n_official
+    others = pool & ~official
+    n_others, asked = int(others.sum()), spec.get("test", "all")
+    n_test = n_others if asked == "all" else _size(asked, "test", n_others)
+    _enough(store, n_test, n_others, f"{n_test} test out of the rows after the first {n_official}")
+    free = pool & official
+    wanted = _wanted(spec, int(free.sum()))
+    val, train, sizes = _split_rest(store, free, wanted, seed, f" out of the first {n_official} rows")
+    details = {
+        "official": {
+            "train": n_official,
+            "test": store.n_rows - n_official,
+            "files": [str(source["file"]) for source in sources],
+        }
+    }
+    return _parts(train, val, _shuffled(others, seed, _TEST)[:n_test]), sizes, details
 
 
 def _test_only(store: Store, spec: Mapping[str, Any], pool: Mask, seed: int, tolerance: float) -> _Made:

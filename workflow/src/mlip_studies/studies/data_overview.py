@@ -52,6 +52,8 @@ PAPER_ROWS: Mapping[str, tuple[int, str]] = {
 MINI = "mini scale: made by this project in the published layout, not the published data"
 LINE_COLORS = ("blue", "vermillion", "bluish green", "reddish purple", "orange", "sky blue")
 ELEMENT_ORDER = ["H", "Li", "B", "C", "N", "O", "F", "Na", "Mg", "Si", "P", "S", "Cl", "K", "Ca", "Br", "I"]
+# Letters of a title or legend that fit over half of a figure's width.
+HALF_WIDTH_LETTERS = 40
 # Fewer groups make no distribution.
 FEWEST_GROUPS = 3
 # One bin with more than this share of the counts flattens the others: counts go on a logarithmic axis then.
@@ -372,7 +374,8 @@ def energies(files: DataFiles, context: Context, dataset: str) -> tuple[Figure, 
                 axis.xaxis.set_major_locator(MaxNLocator(4))
                 axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "−"))
                 axis.grid(axis="x", visible=False)
-                axis.set_title(f"{_level(summary, fidelity)}\n{stage} the regression" if len(fits) > 1 else stage)
+                level = textwrap.fill(_level(summary, fidelity), HALF_WIDTH_LETTERS)
+                axis.set_title(f"{level}\n{stage} the regression" if len(fits) > 1 else stage)
                 tidy.append(
                     pd.DataFrame(
                         {
@@ -383,7 +386,7 @@ def energies(files: DataFiles, context: Context, dataset: str) -> tuple[Figure, 
                     )
                 )  # fmt: skip
             axes[line][0].set_ylabel("rows per bin")
-        axes[-1][0].set_xlabel("total energy (eV)")
+        axes[-1][0].set_xlabel("energy as labeled (eV)")
         axes[-1][1].set_xlabel("energy − Σ self energies (eV)")
         panel_letters(axes.ravel())
         figure.suptitle(textwrap.fill(_title(summary, context, dataset), 90), x=0.01, ha="left")
@@ -535,11 +538,12 @@ def _level_notes(
         other = [text for text in used if not _same_level(text, level)]
         notes.append(f"[{number}] {level}" + (f"; atoms: {'; '.join(other)}" if other else ""))
     without = frame[frame["difference_ev"].isna()]
-    missing = dict.fromkeys(
-        f"{row.element} of {row.dataset} ({row.level})" for row in _records(without) if row.kind == OUR_FIT
-    )
+    missing: dict[tuple[str, str], list[str]] = {}
+    for row in _records(without[without["kind"] == OUR_FIT]):
+        missing.setdefault((row.dataset, row.level), []).append(row.element)
     if missing:
-        notes.append(f"not shown, no isolated atom: {', '.join(missing)}")
+        told = [f"{', '.join(elements)} of {dataset} ({level})" for (dataset, level), elements in missing.items()]
+        notes.append(f"not shown, no isolated atom: {'; '.join(told)}")
     return notes
 
 
@@ -872,7 +876,9 @@ def _range_panel(axis: Axes, summary: Mapping[str, Any], names: Sequence[str], t
     entries = {name: summary["fidelities"][name]["group_energy_range"] for name in names}
     texts = {name: f"median {_energy(entry['median_ev'])}" for name, entry in entries.items()}
     if len(names) > 1:
-        texts = {name: f"{_level(summary, name)}\n{text}" for name, text in texts.items()}
+        texts = {
+            name: f"{textwrap.fill(_level(summary, name), HALF_WIDTH_LETTERS)}\n{text}" for name, text in texts.items()
+        }
     _log_panel(axis, {name: (texts[name], entry["histogram"]) for name, entry in entries.items()}, 1)
     axis.set_title("energy range of a group")
     axis.set_xlabel("highest − lowest energy (eV)")
@@ -888,7 +894,9 @@ def _force_panel(axis: Axes, summary: Mapping[str, Any], names: Sequence[str], t
         for name, entry in entries.items()
     }
     if len(names) > 1:
-        texts = {name: f"{_level(summary, name)}\n{text}" for name, text in texts.items()}
+        texts = {
+            name: f"{textwrap.fill(_level(summary, name), HALF_WIDTH_LETTERS)}\n{text}" for name, text in texts.items()
+        }
     _log_panel(axis, {name: (texts[name], entry["histogram"]) for name, entry in entries.items()}, 2)
     axis.set_title("forces on atoms")
     axis.set_xlabel("norm of the force (eV/Å)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -34,6 +35,8 @@ class EnergyReference:
         scale: eV per unit of the model.
         training_constant: what is subtracted per molecule in training; differs from what prediction adds for
             ``mean_padded`` only.
+        n_pad: atoms of the largest molecule, for ``mean_padded``.
+        warnings: what the data make questionable about this kind, one line each.
     """
 
     kind: str
@@ -41,6 +44,8 @@ class EnergyReference:
     constant: float = 0.0
     scale: float = 1.0
     training_constant: float = 0.0
+    n_pad: int | None = None
+    warnings: tuple[str, ...] = ()
 
     def baseline(self, rows: Rows) -> NDArray[np.float64]:
         """What is subtracted from the labels in training, shape (n_rows,), eV.
@@ -78,6 +83,8 @@ class EnergyReference:
             "per_atom_ev": {str(z): value for z, value in self.per_atom.items()},
             "constant_ev": self.constant,
             "scale_ev": self.scale,
+            "training_constant_ev": self.training_constant,
+            "n_pad": self.n_pad,
         }
 
 
@@ -138,7 +145,13 @@ def fit_reference(
             dict.fromkeys(elements, mean / largest) if shift == "mean_padded" else {},
             constant=mean if shift == "mean" else 0.0,
             training_constant=mean,
+            n_pad=largest if shift == "mean_padded" else None,
         )
+    # By name: a run does not depend on the code of a warning.
+    check_shift = importlib.import_module("mlip_studies.data.shift_check").check_shift
+    found = check_shift(energy, rows.atomic_numbers, rows.ptr, shift, reference.n_pad)
+    if found.message is not None:
+        reference = replace(reference, warnings=(f"{store.path}: {found.message}",))
     if scale == "std":
         spread = float(np.std(reference.targets(energy, rows)))
         if not spread > 0.0:
@@ -186,13 +199,14 @@ def build_dataset(
     precision: str,
     forces: bool,
     max_edges: int | None = None,
+    force_fidelity: str | None = None,
 ) -> RaggedDataset:
     """Rows of one fidelity in device memory, with labels in units of the model.
 
     Args:
         store: the data.
         rows: row numbers, shape (n_rows,).
-        fidelity: energy and force columns.
+        fidelity: column of the energies.
         reference: what is subtracted and divided by.
         model: for its elements and cutoff.
         model_name: for messages.
@@ -200,18 +214,20 @@ def build_dataset(
         precision: ``float32`` or ``float64``.
         forces: whether forces are needed.
         max_edges: most directed edges that one molecule may have; None: any number.
+        force_fidelity: column of the forces; None: that of the energies.
 
     Raises:
         InputError: a row without label, an element that the model does not know, no forces in the store, atoms at the
             same place, or a molecule with too many edges.
     """
-    read = store.read(rows, fidelities=(fidelity,), forces=(fidelity,) if forces else False)
+    forces_of = force_fidelity or fidelity
+    read = store.read(rows, fidelities=(fidelity,), forces=(forces_of,) if forces else False)
     check_elements(read, model, model_name, store)
     check_geometries(read, store, model.cutoff, max_edges)
     energy = read.energy[fidelity]
     lacking = ~np.isfinite(energy)
     if forces and len(read):
-        finite = np.isfinite(read.forces[fidelity]).all(axis=1)
+        finite = np.isfinite(read.forces[forces_of]).all(axis=1)
         lacking |= ~np.logical_and.reduceat(finite, read.ptr[:-1])
     if lacking.any():
         what = "energy or forces" if forces else "energy"
@@ -228,5 +244,5 @@ def build_dataset(
         device,
         DTYPES[precision],
         model.cutoff,
-        forces=read.forces[fidelity].astype(np.float64) / reference.scale if forces else None,
+        forces=read.forces[forces_of].astype(np.float64) / reference.scale if forces else None,
     )

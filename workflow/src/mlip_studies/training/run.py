@@ -9,6 +9,7 @@ A configuration looks like this; paths are relative to the working directory::
     self_energies: results/full/data/qm7x/self_energies.json
     shift: per_element         # none | mean | mean_padded | per_element
     scale: none                # none | std
+    train_predictions: false   # whether predictions.npz also has the energies of the training rows
     model: {name: gemnet_t, options: {}}
     training: {recipe: gemnet, max_steps: 300000}
     seed: 1
@@ -77,6 +78,9 @@ class RunConfig:
         self_energies: JSON file of per-element energies, for shift ``per_element``.
         shift: see :func:`mlip_studies.training.data.fit_reference`.
         scale: ``none``; ``std`` divides energies and forces by the spread of the training energies.
+        force_fidelity: column of the forces where it is not that of the energies (the same forces go with every energy
+            that differs by constants only); None: that of the energies.
+        train_predictions: whether the energies of the training rows are predicted as well.
         seed: of the weights and, unless ``training`` has its own, of the order of the data.
         label: name for the eyes.
     """
@@ -90,6 +94,8 @@ class RunConfig:
     self_energies: str | None = None
     shift: str = "none"
     scale: str = "none"
+    force_fidelity: str | None = None
+    train_predictions: bool = False
     seed: int = 0
     label: str = "training"
 
@@ -128,6 +134,11 @@ class RunConfig:
             return cls.from_dict(values)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
+
+    @property
+    def forces_of(self) -> str:
+        """Column of the forces."""
+        return self.force_fidelity or self.fidelity
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that :meth:`from_dict` reads."""
@@ -254,6 +265,8 @@ def run_training(
             config.self_energies,
             model.elements,
         )
+        for warning in reference.warnings if is_first else ():
+            print(f"warning: {warning}", flush=True)
 
         def data(part: str) -> RaggedDataset:
             return build_dataset(
@@ -267,6 +280,7 @@ def run_training(
                 config.training.precision,
                 forces,
                 config.training.max_edges,
+                config.forces_of,
             )
 
         train, validation = data("train"), data("val")
@@ -296,9 +310,26 @@ def run_training(
         if state is None or metrics is None:
             return None
         elements = tuple(z for z in model.elements if bool((train.atomic_numbers == z).any()))
-        test = store.read(rows["test"], positions=False, fidelities=(config.fidelity,))
-        del train, validation
-        errors = _write_predictions(config, model, data("test"), test, reference, outputs.predictions)
+        del validation
+        extra: dict[str, NDArray[Any]] = {}
+        if config.train_predictions:
+            learnt = store.read(rows["train"], positions=False, fidelities=(config.fidelity,), forces=False)
+            energy, _ = predict(model, train, config.training.evaluation.batch_size)
+            extra = {
+                "train_rows": learnt.rows,
+                "train_ptr": learnt.ptr,
+                "train_atomic_numbers": learnt.atomic_numbers,
+                "train_energy_label_ev": learnt.energy[config.fidelity],
+                "train_energy_predicted_ev": reference.predicted(energy, learnt),
+            }
+        del train
+        test = store.read(
+            rows["test"],
+            positions=False,
+            fidelities=(config.fidelity,),
+            forces=(config.forces_of,) if forces else False,
+        )
+        errors = _write_predictions(config, model, data("test"), test, reference, outputs.predictions, extra)
         _write_history(outputs.history, result.history)
         _copy_metrics(metrics, outputs.metrics)
         shifts = reference.for_model(elements)
@@ -318,6 +349,7 @@ def run_training(
             "inputs": hashes,
             "code": code,
             "reference": reference.describe(),
+            "warnings": list(reference.warnings),
             "n_train": len(rows["train"]),
             "n_val": len(rows["val"]),
             "n_test": len(rows["test"]),
@@ -376,6 +408,7 @@ def _write_predictions(
     rows: Rows,
     reference: EnergyReference,
     path: Path,
+    extra: Mapping[str, NDArray[Any]],
 ) -> dict[str, float | None]:
     """Total energies and forces of the test rows beside their labels, as arrays; returns the errors."""
     forces_wanted = data.forces is not None
@@ -394,11 +427,11 @@ def _write_predictions(
     errors = {"energy": error, "energy_per_atom": per_atom}
     if forces is not None:
         forces_ev = forces * reference.scale
-        arrays["forces_label_ev_per_angstrom"] = rows.forces[config.fidelity]
+        arrays["forces_label_ev_per_angstrom"] = rows.forces[config.forces_of]
         arrays["forces_predicted_ev_per_angstrom"] = forces_ev.astype(np.float32)
-        errors["force"] = (forces_ev - rows.forces[config.fidelity]).ravel()
+        errors["force"] = (forces_ev - rows.forces[config.forces_of]).ravel()
     with atomic_path(path) as temporary:
-        np.savez(temporary, **arrays)  # type: ignore[arg-type]
+        np.savez(temporary, **arrays, **extra)  # type: ignore[arg-type]
     result: dict[str, float | None] = {}
     for name, values in errors.items():
         unit = "ev_per_angstrom" if name == "force" else "ev"

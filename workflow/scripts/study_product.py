@@ -1,0 +1,22 @@
+"""Adapter of the rules of figures and tables that are made from a study's run tables."""
+
+import importlib
+from typing import TYPE_CHECKING
+
+from mlip_studies.jobs import job
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+with job(snakemake.log[0]):
+    from mlip_studies.claims.run_tables import RunTables
+    from mlip_studies.claims.schema import load_claims
+    from mlip_studies.studies.pavlovic_context import PavlovicContext
+
+    module = importlib.import_module(snakemake.params.module)
+    make = getattr(module, snakemake.params.function)
+    make(
+        RunTables.from_paths(snakemake.input.tables),
+        PavlovicContext(snakemake.params.scale, load_claims(snakemake.input.claims), snakemake.params.n_train),
+        snakemake.output[0],
+    )

@@ -1,0 +1,186 @@
+"""Lazy access to the tidy tables of network runs, of their dynamics and speed, and of the check of energy shifts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mlip_studies.artifacts import PathLike
+from mlip_studies.claims.inputs import MissingDataError, read_json, read_table
+from mlip_studies.errors import InputError
+
+# Columns without which a table of the kind means nothing. Energies in eV, forces in eV/Å, lengths in Å, times in ps.
+RUN_COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "runs": ("run", "seed", "shift", "beta", "n_train", "energy_mae_ev", "force_mae_ev_per_angstrom"),
+    "molecules": ("run", "seed", "row", "n_atoms", "energy_true_ev", "energy_predicted_ev"),
+    "forces": ("true_low", "true_high", "predicted_low", "predicted_high", "count"),
+    "elements": ("element",),
+    "outliers": ("run", "seed", "row", "true", "predicted", "residual", "near_zero"),
+    "ensemble": ("row",),
+}
+MD_COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "samples": ("job", "replica", "time_ps", "potential_ev", "kinetic_ev"),
+    "distances": ("source", "temperature", "r_low", "r_high", "density"),
+    "replicas": ("replica", "survived_ps"),
+}
+SINGLE_COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "speed": ("label", "batch", "steps_per_second"),
+    "shift_check": ("dataset", "fidelity", "shift", "n_rows"),
+}
+# Columns that are names: without this a formula or a group of digits only would become a number.
+RUN_TEXT_COLUMNS = (
+    "run", "data", "model", "shift", "device", "group", "subset", "formula", "smiles", "element", "job", "reason",
+    "source", "label", "precision", "warnings", "fidelity", "correction_note", "dataset", "severity", "message",
+)  # fmt: skip
+
+
+class RunTables:
+    """The tidy results of a study of network runs, read once and when they are asked for; callers get copies.
+
+    A run is all seeds of one setting, for instance ``formation-so3krates-mean-b0.99``. Anything that is not among the
+    given files counts as not run.
+    """
+
+    def __init__(
+        self,
+        runs: Mapping[tuple[str, str], PathLike] | None = None,
+        dynamics: Mapping[tuple[str, str, str], PathLike] | None = None,
+        single: Mapping[str, Sequence[PathLike]] | None = None,
+    ) -> None:
+        """Keep the paths; nothing is read yet.
+
+        Args:
+            runs: path of each (kind, run).
+            dynamics: path of each (kind, job, run).
+            single: paths of the tables of the whole study, by kind: speed, shift_check; several are put together.
+        """
+        self._runs = {key: Path(path) for key, path in (runs or {}).items()}
+        self._dynamics = {key: Path(path) for key, path in (dynamics or {}).items()}
+        self._single = {kind: [Path(path) for path in paths] for kind, paths in (single or {}).items()}
+        self._table = cache(self._read)
+        self._json = cache(lambda path: json.dumps(read_json(path)))
+
+    @classmethod
+    def from_paths(cls, paths: Iterable[PathLike]) -> RunTables:
+        """Recognise files by where they lie; others are ignored.
+
+        ``…/tables/<run>/<kind>.csv``, ``…/md/<job>/<run>/<kind>.csv`` (and its ``summary.json``), ``…/speed.csv`` and
+        ``…/shift_check.csv``.
+
+        Args:
+            paths: any files, for instance all inputs of a rule.
+
+        Raises:
+            InputError: two files hold the same table of one run.
+        """
+        runs: dict[tuple[str, str], Path] = {}
+        dynamics: dict[tuple[str, str, str], Path] = {}
+        single: dict[str, list[Path]] = {}
+        for path in dict.fromkeys(map(Path, paths)):
+            folders = path.parts
+            if path.suffix == ".csv" and path.stem in SINGLE_COLUMNS:
+                single.setdefault(path.stem, []).append(path)
+            elif len(folders) >= 4 and folders[-4] == "md" and (path.stem in MD_COLUMNS or path.name == "summary.json"):
+                _add(dynamics, (path.stem, folders[-3], folders[-2]), path)
+            elif len(folders) >= 3 and folders[-3] == "tables" and path.suffix == ".csv" and path.stem in RUN_COLUMNS:
+                _add(runs, (path.stem, folders[-2]), path)
+        return cls(runs, dynamics, single)
+
+    def names(self, kind: str = "runs") -> list[str]:
+        """Runs with a table of this kind, in the order given."""
+        return [run for found, run in self._runs if found == kind]
+
+    def get(self, kind: str, run: str) -> pd.DataFrame:
+        """One table of one run, all seeds; without rows where the run has nothing for it (one seed: no ensemble).
+
+        Args:
+            kind: runs, molecules, forces, elements, outliers or ensemble.
+            run: name of the run.
+
+        Raises:
+            MissingDataError: it was not asked for.
+            InputError: the file is damaged or lacks a column.
+        """
+        if (kind, run) not in self._runs:
+            raise MissingDataError(f"{run} ({kind}): not among the results that were asked for")
+        return self._table(self._runs[kind, run], RUN_COLUMNS[kind], kind != "runs").copy()
+
+    def runs(self) -> pd.DataFrame:
+        """One row per run and seed, all runs.
+
+        Raises:
+            MissingDataError: there is none.
+        """
+        names = self.names("runs")
+        if not names:
+            raise MissingDataError("no run is among the results that were asked for")
+        return pd.concat([self.get("runs", name) for name in names], ignore_index=True)
+
+    def md_jobs(self, kind: str = "replicas") -> list[tuple[str, str]]:
+        """(job, run) pairs with a table of this kind, in the order given."""
+        return [(job, run) for found, job, run in self._dynamics if found == kind]
+
+    def md(self, kind: str, job: str, run: str) -> pd.DataFrame:
+        """One table of one job of molecular dynamics.
+
+        Args:
+            kind: samples, distances or replicas.
+            job: name of the job.
+            run: name of the run whose network drove it.
+
+        Raises:
+            MissingDataError: it was not asked for.
+            InputError: the file is damaged or lacks a column.
+        """
+        return self._table(self._md_path(kind, job, run), MD_COLUMNS[kind], False).copy()
+
+    def md_summary(self, job: str, run: str) -> dict[str, Any]:
+        """What a job of molecular dynamics says about itself.
+
+        Raises:
+            MissingDataError: it was not asked for.
+        """
+        summary: dict[str, Any] = json.loads(self._json(self._md_path("summary", job, run)))
+        return summary
+
+    def speed(self) -> pd.DataFrame:
+        """Measured simulation speed of every network: label, batch, ms_per_step, steps_per_second and more.
+
+        Raises:
+            MissingDataError: it was not asked for.
+        """
+        return self._whole("speed")
+
+    def shift_check(self) -> pd.DataFrame:
+        """What the choice of the energy reference does to every data set.
+
+        Raises:
+            MissingDataError: it was not asked for.
+        """
+        return self._whole("shift_check")
+
+    def _md_path(self, kind: str, job: str, run: str) -> Path:
+        if (kind, job, run) not in self._dynamics:
+            raise MissingDataError(f"{job} {run} ({kind}): not among the results that were asked for")
+        return self._dynamics[kind, job, run]
+
+    def _whole(self, kind: str) -> pd.DataFrame:
+        if not self._single.get(kind):
+            raise MissingDataError(f"{kind.replace('_', ' ')}: not among the results that were asked for")
+        tables = [self._table(path, SINGLE_COLUMNS[kind], False) for path in self._single[kind]]
+        return pd.concat(tables, ignore_index=True)
+
+    @staticmethod
+    def _read(path: Path, columns: tuple[str, ...], may_be_empty: bool) -> pd.DataFrame:
+        return read_table(path, columns, RUN_TEXT_COLUMNS, may_be_empty)
+
+
+def _add(files: dict[Any, Path], key: tuple[str, ...], path: Path) -> None:
+    if key in files:
+        raise InputError(f"{path}: {files[key]} holds the same table ({' '.join(key)}); give one of them")
+    files[key] = path

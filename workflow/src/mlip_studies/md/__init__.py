@@ -1,0 +1,1 @@
+"""Molecular dynamics with trained potentials: many molecules, temperatures and replicas in one batch."""

@@ -1,0 +1,159 @@
+"""Figures and tables of the study of So3krates on SPICE, by name. Light, so that the rules can read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from mlip_studies.errors import InputError
+from mlip_studies.studies.runs import Run
+
+#: the run that stands for the thesis's final model, by our reading of it
+MAIN = "formation-so3krates-mean_padded-b1"
+#: the same with energies in the loss and a consistent reference
+CURE = "formation-so3krates-per_element-b0.99"
+SPICE = "mlip_studies.studies.pavlovic"
+SPICE_TABLES = "mlip_studies.studies.pavlovic_tables"
+ETHANOL = "mlip_studies.studies.pavlovic_ethanol"
+
+
+@dataclass(frozen=True)
+class StudyProduct:
+    """A figure (png, svg, csv) or a table (html, csv) and what it is made from.
+
+    Attributes:
+        file_name: without suffix.
+        kind: figure or table.
+        module: where its function is.
+        function: draws or writes it.
+        runs: runs that it needs, by name.
+        groups: groups whose runs it needs.
+        kinds: which tables of each run.
+        md: jobs of dynamics that it needs.
+        simulated: of these jobs, the runs of which groups; empty: of all.
+        speed: whether it needs the speeds of the networks.
+        shift_check: whether it needs the check of energy references.
+        in_paper: what it corresponds to in the thesis.
+        demo: whether ``make demo`` makes it.
+    """
+
+    file_name: str
+    kind: Literal["figure", "table"]
+    module: str
+    function: str
+    runs: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ("runs",)
+    md: tuple[str, ...] = ()
+    simulated: tuple[str, ...] = ()
+    speed: bool = False
+    shift_check: bool = False
+    in_paper: str = "beyond the thesis"
+    demo: bool = True
+
+    def paths(self, root: str) -> list[str]:
+        """Paths of its files below ``root`` (results/<scale>/pavlovic); the first one is what the report shows."""
+        suffixes = ("png", "svg", "csv") if self.kind == "figure" else ("html", "csv")
+        return [f"{root}/{self.kind}s/{self.file_name}.{suffix}" for suffix in suffixes]
+
+    def run_names(self, runs: Mapping[str, Run]) -> list[str]:
+        """Names of the runs that it needs, of those that the study has.
+
+        Args:
+            runs: all runs of the study.
+
+        Raises:
+            InputError: it names a run that the study does not have.
+        """
+        unknown = [name for name in self.runs if name not in runs]
+        if unknown:
+            raise InputError(
+                f"config/studies/pavlovic.yaml: no group makes run {unknown[0]}, which {self.file_name} needs; add it"
+            )
+        members = [name for name, run in runs.items() if set(run.groups) & set(self.groups)]
+        return list(dict.fromkeys([*self.runs, *members]))
+
+
+_SPICE_RUNS = ("slope", "beta", "cleaned")
+_PUBLISHED = ("published", "published_second", "published_sizes")
+_DYNAMICS = ("nvt300", "nvt500", "nve300")
+
+PRODUCTS: Mapping[str, StudyProduct] = {
+    "fig3-left-energies": StudyProduct(
+        "fig3-left-energies", "figure", SPICE, "energies", runs=(MAIN,), kinds=("runs", "molecules"),
+        in_paper="Figure 3, left",
+    ),
+    "fig3-right-forces": StudyProduct(
+        "fig3-right-forces", "figure", SPICE, "forces", runs=(MAIN,), groups=("cleaned",),
+        kinds=("runs", "forces", "outliers"), in_paper="Figure 3, right",
+    ),
+    "slope": StudyProduct(
+        "slope", "figure", SPICE, "slope", groups=("slope",), kinds=("runs", "molecules"),
+        in_paper="section III, the open question",
+    ),
+    "slope-mechanisms": StudyProduct(
+        "slope-mechanisms", "figure", SPICE, "mechanisms", groups=("slope",),
+        in_paper="section III, the open question",
+    ),
+    "beta": StudyProduct(
+        "beta", "figure", SPICE, "beta",
+        runs=(MAIN, *(f"formation-so3krates-mean_padded-b{b}" for b in ("0.9", "0.99", "0.999"))),
+        in_paper="section III",
+    ),
+    "layers": StudyProduct(
+        "layers", "figure", SPICE, "layers", runs=(MAIN,), groups=("layers",), in_paper="section III", demo=False
+    ),
+    "errors-by": StudyProduct(
+        "errors-by", "figure", SPICE, "errors_by", runs=(MAIN, CURE),
+        kinds=("runs", "molecules", "elements"),
+    ),
+    "ensemble": StudyProduct(
+        "ensemble", "figure", SPICE, "ensemble", runs=(MAIN, CURE), kinds=("runs", "ensemble"),
+    ),
+    "results-table": StudyProduct(
+        "results", "table", SPICE_TABLES, "results_table", groups=_SPICE_RUNS, in_paper="section IV"
+    ),
+    "outliers-table": StudyProduct(
+        "outliers", "table", SPICE_TABLES, "outliers_table", runs=(MAIN,), groups=("cleaned",), kinds=("runs", "outliers"),
+        in_paper="section IV and Figure 3, right",
+    ),
+    "slope-table": StudyProduct("slope", "table", SPICE_TABLES, "slope_table", groups=("slope",)),
+    "shift-check-table": StudyProduct("shift-check", "table", SPICE_TABLES, "shift_check_table", shift_check=True),
+    "ethanol-table": StudyProduct(
+        "ethanol", "table", ETHANOL, "ethanol", groups=("ethanol",), in_paper="section IV"
+    ),
+    "ethanol-learning-curve": StudyProduct(
+        "ethanol-learning-curve", "figure", ETHANOL, "ethanol_learning_curve", groups=("ethanol",)
+    ),
+    "md-distances": StudyProduct(
+        "md-distances", "figure", ETHANOL, "md_distances", md=_DYNAMICS[:2], simulated=("ethanol",)
+    ),
+    "md-stability": StudyProduct(
+        "md-stability", "figure", ETHANOL, "md_stability", md=_DYNAMICS, simulated=("ethanol",)
+    ),
+    "md-stability-table": StudyProduct(
+        "md-stability", "table", ETHANOL, "md_stability_table", md=_DYNAMICS, simulated=("ethanol",)
+    ),
+    "ethanol-published-table": StudyProduct(
+        "ethanol-published", "table", ETHANOL, "ethanol", groups=_PUBLISHED,
+        in_paper="section IV", demo=False,
+    ),
+    "ethanol-published-learning-curve": StudyProduct(
+        "ethanol-published-learning-curve", "figure", ETHANOL, "ethanol_learning_curve",
+        groups=_PUBLISHED, demo=False,
+    ),
+    "md-published-distances": StudyProduct(
+        "md-published-distances", "figure", ETHANOL, "md_distances", md=_DYNAMICS[:2],
+        simulated=("published",), demo=False,
+    ),
+    "md-published-stability": StudyProduct(
+        "md-published-stability", "figure", ETHANOL, "md_stability", md=_DYNAMICS, simulated=("published",),
+        demo=False,
+    ),
+    "fig2-tradeoff": StudyProduct(
+        "fig2-tradeoff", "figure", ETHANOL, "fig2_tradeoff", groups=("tradeoff",), md=("nvt500",),
+        simulated=("ethanol", "tradeoff"), speed=True, in_paper="Figure 2 a, b (taken from its reference [2])",
+        demo=False,
+    ),
+}  # fmt: skip

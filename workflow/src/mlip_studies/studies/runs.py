@@ -1,0 +1,165 @@
+"""The training runs of a study, from lists of settings in its configuration.
+
+A study lists its ``data`` (store, split and columns, by name) and ``groups`` of runs; a group is the product of its
+lists. Runs that several groups ask for exist once. Light: the rules read it, so nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from mlip_studies.config import merge
+from mlip_studies.errors import InputError
+
+#: what a group may vary, in the order of a run's name
+AXES = ("data", "network", "shift", "beta", "n_layers", "train_size")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training, for one or more seeds.
+
+    Attributes:
+        name: unique within the study; ``<data>-<network>-<shift>[-b<beta>][-l<layers>][-n<rows>]``.
+        groups: the groups that ask for it.
+        data: name of the data in the study's configuration.
+        network: name in config/models.yaml.
+        shift: reference of the energies, see :func:`mlip_studies.training.data.fit_reference`.
+        beta: weight of the forces in So3krates' loss; None: the network's own loss.
+        n_layers: number of layers where it is not the network's own.
+        train_size: which of the split's nested training sets; None: its largest.
+        seeds: of weights and order of the data.
+        training: what differs from the network's own training.
+        paper_network: the network and training of the paper at every scale.
+        demo: whether ``make demo`` trains it.
+    """
+
+    name: str
+    groups: tuple[str, ...]
+    data: str
+    network: str
+    shift: str
+    beta: float | None
+    n_layers: int | None
+    train_size: int | None
+    seeds: tuple[int, ...]
+    training: Mapping[str, Any] = field(default_factory=dict)
+    paper_network: bool = False
+    demo: bool = False
+
+
+def run_name(values: Mapping[str, Any]) -> str:
+    """Name of a run from its settings (keys: see :data:`AXES`)."""
+    parts = [str(values["data"]), str(values["network"]), str(values["shift"])]
+    for key, letter in (("beta", "b"), ("n_layers", "l"), ("train_size", "n")):
+        if values.get(key) is not None:
+            parts.append(f"{letter}{values[key]:g}")
+    return "-".join(parts)
+
+
+def expand_runs(study: str, numbers: Mapping[str, Any]) -> dict[str, Run]:
+    """All runs of a study by name.
+
+    Args:
+        study: its name, for messages.
+        numbers: its merged configuration, with ``seeds``, ``training``, ``data`` and ``groups``.
+
+    Raises:
+        InputError: a group that names unknown data, or two groups that train the same run in different ways.
+    """
+    runs: dict[str, Run] = {}
+    for group, entry in numbers["groups"].items():
+        where = f"config/studies/{study}.yaml: key 'groups.{group}'"
+        lists = {axis: entry[axis] if isinstance(entry.get(axis), list) else [entry.get(axis)] for axis in AXES}
+        for data in lists["data"]:
+            if data not in numbers["data"]:
+                raise InputError(f"{where}: {data!r} is none of the study's data; known: {', '.join(numbers['data'])}")
+        training = merge(dict(numbers["training"]), dict(entry.get("training", {})))
+        seeds = tuple(numbers["seeds"])[: entry.get("n_seeds")]
+        for values in itertools.product(*lists.values()):
+            chosen = dict(zip(AXES, values, strict=True))
+            name = run_name(chosen)
+            paper, demo = bool(entry.get("paper_network")), bool(entry.get("demo"))
+            new = Run(name, (group,), **chosen, seeds=seeds, training=training, paper_network=paper, demo=demo)
+            old = runs.get(name)
+            if old is not None:
+                if dict(old.training) != training or old.paper_network != paper:
+                    raise InputError(f"{where}: run {name} is trained in another way in group {old.groups[0]}")
+                new = replace(
+                    new,
+                    groups=(*old.groups, group),
+                    seeds=max(old.seeds, new.seeds, key=len),
+                    demo=old.demo or new.demo,
+                )
+            runs[name] = new
+    return runs
+
+
+def lookup_run(study: str, runs: Mapping[str, Run], name: str) -> Run:
+    """A run by name.
+
+    Raises:
+        InputError: the study has no such run.
+    """
+    if name not in runs:
+        raise InputError(f"study {study} has no run {name}; it has {', '.join(runs)}")
+    return runs[name]
+
+
+def run_configuration(
+    run: Run,
+    seed: int,
+    data: Mapping[str, Any],
+    networks: Mapping[str, Any],
+    data_folder: str,
+    budget: float = 1.0,
+) -> dict[str, Any]:
+    """What :meth:`mlip_studies.training.run.RunConfig.from_dict` reads.
+
+    Args:
+        run: the run.
+        seed: one of its seeds.
+        data: the entry of its data: ``dataset``, ``split``, ``fidelity`` and optionally ``force_fidelity`` and
+            ``train_predictions``.
+        networks: config/models.yaml at this scale.
+        data_folder: folder of the data sets' stores.
+        budget: factor on the limits of steps and epochs.
+
+    Raises:
+        InputError: a network that does not exist, or is not trained on energies and forces.
+    """
+    if run.network not in networks or not networks[run.network]["trained"].get("training"):
+        raise InputError(f"run {run.name}: {run.network!r} is no network of config/models.yaml that can be trained")
+    network = networks[run.network]
+    entry = network if run.paper_network else network["trained"]
+    training = merge(entry["training"], dict(run.training))
+    if run.beta is not None:
+        training["loss"] = {"name": "so3krates", "beta": run.beta}
+    for key in ("max_steps", "max_epochs"):
+        if training.get(key):
+            training[key] = max(1, round(training[key] * budget))
+    options = dict(entry["options"])
+    if run.n_layers is not None:
+        options["n_layers"] = run.n_layers
+    folder = f"{data_folder}/{data['dataset']}"
+    result: dict[str, Any] = {
+        "store": f"{folder}/store.h5",
+        "split": f"{folder}/splits/{data['split']}.npz",
+        "fidelity": data["fidelity"],
+        "shift": run.shift,
+        "model": {"name": network["model"], "options": options},
+        "training": training,
+        "seed": seed,
+        "label": f"{run.name}, seed {seed}",
+    }
+    if run.shift == "per_element":
+        result["self_energies"] = f"{folder}/splits/{data['split']}.self_energies.json"
+    if run.train_size is not None:
+        result["train_size"] = run.train_size
+    for key in ("force_fidelity", "train_predictions"):
+        if key in data:
+            result[key] = data[key]
+    return result
