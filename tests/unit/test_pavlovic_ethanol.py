@@ -341,6 +341,18 @@ def test_distances_are_compared_bin_by_bin(study: Path, tables: RunTables, tmp_p
         ethanol.distance_data(RunTables.from_paths([path]))
 
 
+def test_each_family_has_its_own_reference(kept: list[Figure], tmp_path: Path) -> None:
+    study = tmp_path / "pavlovic"
+    other = "md17_01-so3krates-mean-b0.99-n950"
+    for run in (MAIN, other):
+        write_md(study, "nvt500", run, 3, 1.0, 1.0)
+    ethanol.md_distances(tables_of(study), context_of("mini"), tmp_path / "a.png")
+    names = [text.get_text() for text in kept[0].legends[0].get_texts()]
+    assert names[:2] == ["reference: this project's frames, 500 K", "reference: frames of MD17, 500 K"]
+    assert names[2:] == ["So3krates, mean-b0.99-n1000 (ethanol)", "So3krates, mean-b0.99-n950 (md17_01)"]
+    assert set(pd.read_csv(tmp_path / "a.csv")["run"]) == {MAIN, other}
+
+
 def test_tradeoff_numbers(tables: RunTables, study: Path, tmp_path: Path) -> None:
     frame = ethanol.tradeoff_data(tables).set_index(["network", "batch"])
     assert len(frame) == 2 * len(NETWORKS)

@@ -119,7 +119,7 @@ def write_run(root: Path, run: str, n: int = 300, largest: int = 60, seeds: int 
                 "energy_corrected_train_ev": corrected["train"], "energy_corrected_test_ev": corrected["test"],
                 "force_mae_ev_per_angstrom": force * np.exp(0.3 * draw.normal(size=n)),
                 "largest_force_residual_ev_per_angstrom": 10 * force,
-                "above_lowest_ev_per_atom": np.abs(0.03 * rng.normal(size=n)),
+                "above_lowest_ev_per_atom": np.abs(0.03 * np.random.default_rng(7).normal(size=n)),
             }
         )  # fmt: skip
         parts.append(frame)

@@ -211,6 +211,59 @@ def test_energy_only_run(tmp_path):
     assert load_potential(outputs.model)[0].constant == pytest.approx(summary["reference"]["constant_ev"])
 
 
+def test_forces_of_another_column_and_predictions_of_the_training_rows(tmp_path):
+    make_inputs(tmp_path)
+    with Store(tmp_path / "store.h5") as store:
+        rows = store.read()
+        names = store.group_names
+    (tmp_path / "other").mkdir()
+    with StoreWriter(tmp_path / "other" / "store.h5", ["dft", "relative"], ["dft"]) as writer:
+        for i in range(len(rows)):
+            numbers, positions = rows.molecule(i)
+            atoms = slice(rows.ptr[i], rows.ptr[i + 1])
+            relative = rows.energy["dft"][i : i + 1] - sum(SELF[int(z)] for z in numbers)
+            energies = {"dft": rows.energy["dft"][i : i + 1], "relative": relative}
+            forces = {"dft": rows.forces["dft"][atoms][None]}
+            writer.append(numbers, positions[None], energies, forces, group=names[rows.group[i]])
+    split = {"train": list(range(0, 70, 2)), "val": [71], "test": [73, 75, 77]}
+    first, _ = run_in(tmp_path / "a", make_config(tmp_path, split=split, training={"max_steps": 4}))
+    config = make_config(
+        tmp_path, store=str(tmp_path / "other" / "store.h5"), split=split, fidelity="relative", force_fidelity="dft",
+        shift="none", train_predictions=True, training={"max_steps": 4},
+    )  # fmt: skip
+    second, outputs = run_in(tmp_path / "b", config)
+    # The same differences of energies and the same forces: the same training.
+    assert second["test"]["force_mae_ev_per_angstrom"] == pytest.approx(
+        first["test"]["force_mae_ev_per_angstrom"], rel=1e-3
+    )
+    assert second["test"]["energy_mae_ev"] == pytest.approx(first["test"]["energy_mae_ev"], abs=1e-3)
+    arrays = np.load(outputs.predictions)
+    assert arrays["train_rows"].tolist() == split["train"]
+    with Store(tmp_path / "other" / "store.h5") as store:
+        known = store.read(split["train"], fidelities=("relative",), forces=False)
+    np.testing.assert_array_equal(arrays["train_energy_label_ev"], known.energy["relative"])
+    potential, _ = load_potential(outputs.model)
+    molecules = [known.molecule(i) for i in range(len(known))]
+    energy = potential(make_batch(molecules, potential.cutoff, fidelity=[0] * len(molecules)))
+    np.testing.assert_allclose(energy.detach().numpy(), arrays["train_energy_predicted_ev"], atol=1e-3)
+    # Without the column of the forces there is one line.
+    config.pop("force_fidelity")
+    with pytest.raises(InputError, match="relative") as caught:
+        run_in(tmp_path / "c", config)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_mean_on_mixed_compositions_warns(tmp_path, capsys):
+    make_inputs(tmp_path)
+    summary, _ = run_in(tmp_path, make_config(tmp_path, shift="mean_padded", training={"max_steps": 2}))
+    (warning,) = summary["warnings"]
+    assert "mean_padded" in warning and f"warning: {warning}" in capsys.readouterr().out
+    mean = summary["reference"]["training_constant_ev"]
+    assert summary["reference"]["n_pad"] == 6 and f"{mean / 6:.4g}"[:5] in warning
+    silent, _ = run_in(tmp_path / "b", make_config(tmp_path, training={"max_steps": 2}))
+    assert silent["warnings"] == []
+
+
 def test_scale_factors_of_gemnet_are_fitted_before_training(tmp_path):
     make_inputs(tmp_path)
     sizes = {name: 4 for name in ("emb_size_atom", "emb_size_edge", "emb_size_trip", "emb_size_bil_trip")}

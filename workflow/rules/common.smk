@@ -364,6 +364,14 @@ def md_config(wildcards, input):
     }
 
 
+def reference_frames(wildcards):
+    """What is known about the frames that a run learnt from, for comparison with its dynamics."""
+    numbers = study_numbers(wildcards.study)
+    run = lookup_run(wildcards.study, RUNS[wildcards.study], wildcards.run)
+    temperature = numbers["data"][run.data].get("temperature_k")
+    return {} if temperature is None else {"temperature_k": temperature}
+
+
 def speed_runs(study):
     """Runs whose networks are timed: those of the group tradeoff, and the first one that is simulated."""
     jobs = study_numbers(study)["md"]

@@ -8,6 +8,7 @@ rule md:
     output:
         trajectory=f"{OUT}/{{study}}/md/{{job}}/{{run}}/trajectory.h5",
         samples=f"{OUT}/{{study}}/md/{{job}}/{{run}}/samples.csv",
+        replicas=f"{OUT}/{{study}}/md/{{job}}/{{run}}/replicas.csv",
         summary=f"{OUT}/{{study}}/md/{{job}}/{{run}}/summary.json",
     log:
         f"{LOGS}/md/{{study}}/{{job}}/{{run}}.log",
@@ -37,11 +38,9 @@ rule md:
 rule md_observables:
     input:
         trajectory=f"{OUT}/{{study}}/md/{{job}}/{{run}}/trajectory.h5",
-        summary=f"{OUT}/{{study}}/md/{{job}}/{{run}}/summary.json",
         store=lambda wildcards: run_store(wildcards.study, wildcards.run),
     output:
-        distances=f"{OUT}/{{study}}/md/{{job}}/{{run}}/distances.csv",
-        replicas=f"{OUT}/{{study}}/md/{{job}}/{{run}}/replicas.csv",
+        f"{OUT}/{{study}}/md/{{job}}/{{run}}/distances.csv",
     log:
         f"{LOGS}/md_observables/{{study}}/{{job}}/{{run}}.log",
     benchmark:
@@ -53,7 +52,7 @@ rule md_observables:
         mem_mb=growing(4000 if SCALE == "full" else 1000),
         runtime=growing(60),
     params:
-        reference={},
+        reference=lambda wildcards: reference_frames(wildcards),
         code=code("mlip_studies.md.observables"),
         code_folder=f"{STATE}/code",
     script:
@@ -85,10 +84,20 @@ rule md_speed:
         runtime=growing(240 if SCALE == "full" else 60),
     params:
         labels=lambda wildcards: speed_runs(wildcards.study),
-        start=lambda wildcards, input: {"store": input.store, "rows": "lowest_energy"},
-        options=lambda wildcards: study_numbers(wildcards.study)["speed"],
+        settings=lambda wildcards: study_numbers(wildcards.study)["speed"],
         device=PROJECT.settings["device"],
-        code=code("mlip_studies.md.speed"),
+        code=lambda wildcards: code(
+            "mlip_studies.md.speed",
+            *sorted(
+                {
+                    model_module(PROJECT.models["networks"][network]["model"])
+                    for network in {
+                        RUNS[wildcards.study][run].network
+                        for run in speed_runs(wildcards.study)
+                    }
+                }
+            ),
+        ),
         code_folder=f"{STATE}/code",
     script:
         "../scripts/md_speed.py"

@@ -1,4 +1,4 @@
-"""Commands beside the workflow: ``python -m mlip_studies verify``, ``accept-code``, ``fetch`` and ``train``."""
+"""Commands beside the workflow: ``python -m mlip_studies verify``, ``accept-code``, ``fetch``, ``train`` and ``md``."""
 
 from __future__ import annotations
 
@@ -70,12 +70,17 @@ def main(arguments: list[str] | None = None) -> int:
     sub.add_argument("--mirror", help="folder or URL that holds the files")
     sub.add_argument("--workers", type=int, default=4, help="files at a time (default: 4)")
     commands.add_parser("train", help="train one model from a YAML file (train --help says more)", add_help=False)
+    commands.add_parser("md", help="molecular dynamics from a YAML file (md --help says more)", add_help=False)
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         if arguments[:1] == ["train"]:
             from mlip_studies.training.run import main_train
 
             return main_train(arguments[1:])
+        if arguments[:1] == ["md"]:
+            from mlip_studies.md.engine import main_md
+
+            return main_md(arguments[1:])
         options = parser.parse_args(arguments)
         if options.command == "fetch":
             return fetch(options.datasets, options.scale, options.results, options.mirror, options.workers)

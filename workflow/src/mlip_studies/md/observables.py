@@ -215,7 +215,9 @@ def write_observables(trajectory: PathLike, reference: ReferenceConfig | Mapping
         for members in _same_molecule(frames):
             numbers = frames.atomic_numbers(members[0])
             known = _reference_histogram(store, config, candidates, numbers)
-            parts = [("reference", config.temperature_k, known, {})] if len(known) else []
+            parts: list[tuple[str, float | None, DistanceHistogram, dict[str, float]]] = []
+            if len(known):
+                parts.append(("reference", config.temperature_k, known, {}))
             for temperature in dict.fromkeys(float(frames.temperature_k[index]) for index in members):
                 chosen = [index for index in members if frames.temperature_k[index] == temperature]
                 pooled, errors = _md_histogram(frames, chosen, known)

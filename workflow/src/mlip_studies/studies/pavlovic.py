@@ -146,7 +146,7 @@ def energies_figure(tables: RunTables, context: PavlovicContext) -> Drawn:
     true, atoms = (molecules[column].to_numpy(float) for column in ("energy_true_ev", "n_atoms"))
     thesis = stated(context, ENERGY_CORRECTED)
     before = over_seeds(runs, "energy_mae_ev")
-    fits = {
+    fits: dict[str, tuple[str, str, Any]] = {
         "train": ("training", OKABE_ITO["bluish green"], "--"),
         "test": ("test", ORANGE, "-"),
     }
@@ -553,8 +553,8 @@ def mechanisms_figure(tables: RunTables, context: PavlovicContext) -> Drawn:
                 _beside(axis, text, -0.78, shift_points)
             _symlog(axis, np.array(drawn))
             axis.axvline(0, color="black", linewidth=0.8, zorder=1)
-            for position in np.arange(0.5, len(rows) - 1):
-                axis.axhline(position, color="#BBBBBB", linewidth=0.6, zorder=0.5)
+            for between in range(1, len(rows)):
+                axis.axhline(between - 0.5, color="#BBBBBB", linewidth=0.6, zorder=0.5)
             axis.grid(axis="y", visible=False)
             axis.set_xlabel("slope of the error (eV/atom)")
             axis.set_title(DATA_NAMES[data])
@@ -620,7 +620,8 @@ def _symlog(axis: Axes, drawn: FloatArray) -> None:
     axis.set_xscale("symlog", linthresh=10.0**bottom, linscale=0.5)
     axis.set_xlim(-(10.0**top), 10.0**top)
     powers = [10.0**power for power in range(top, bottom, -1)]
-    labeled = powers[1::2] if top > 3 else powers[::2]  # five digits at the ends find no room
+    # Two labels on either side: five digits at the ends and further ones near 0 find no room.
+    labeled = (powers[1::2] if top > 3 else powers[::2] if len(powers) > 2 else powers)[:2]
     axis.xaxis.set_major_locator(FixedLocator(sorted({0.0, *(sign * x for x in labeled for sign in (-1, 1))})))
     axis.xaxis.set_minor_locator(FixedLocator([sign * x for x in powers for sign in (-1, 1)]))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
@@ -760,7 +761,7 @@ def layers_figure(tables: RunTables, context: PavlovicContext) -> Drawn:
         "configurations_per_second": "training speed\n(molecules/s)",
     }
     paper = {corrected: stated(context, ENERGY_CORRECTED), FORCE: stated(context, FORCE_FORCES_ONLY)}
-    lines = ("-", "--", ":", "-.")
+    lines: tuple[Any, ...] = ("-", "--", ":", "-.")
     family_order = sorted(families, key=lambda family: (family[0], list(SHIFT_NAMES).index(family[1]), family[2]))
     numbers = sorted({_layer_count(runs[cell], cell) for cell in chosen})
     tidy = []
@@ -779,8 +780,10 @@ def layers_figure(tables: RunTables, context: PavlovicContext) -> Drawn:
                 means = [over_seeds(runs[cell], column) for cell in series]
                 _series(axis, at, means, color, marker, lines[index % len(lines)])
                 tidy += [
-                    _row(cell, column, names[column].replace("\n", " "), mean, n_layers=_layer_count(runs[cell], cell), n_parameters=over_seeds(
-                        runs[cell], "n_parameters").value)
+                    _row(
+                        cell, column, names[column].replace("\n", " "), mean, n_layers=_layer_count(runs[cell], cell),
+                        n_parameters=over_seeds(runs[cell], "n_parameters").value,
+                    )
                     for cell, mean in zip(series, means, strict=True)
                 ]  # fmt: skip
             handles.append(Line2D([], [], color=color, marker=marker, linestyle=lines[index % len(lines)], label=name))
@@ -865,7 +868,7 @@ def _classes(values: pd.Series, bounds: Sequence[float] | FloatArray, single: bo
     names = [f"{low:g}" if single else f"{low:g}–{high - one:g}" for low, high in itertools.pairwise(edges)]
     if not single:
         names[-1] = f"≥ {edges[-2]:g}"
-    return pd.cut(values, edges, right=False, labels=names)
+    return pd.cut(values, edges.tolist(), right=False, labels=names)
 
 
 def short_subset(name: str) -> str:

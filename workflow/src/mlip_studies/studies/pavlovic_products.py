@@ -97,7 +97,7 @@ PRODUCTS: Mapping[str, StudyProduct] = {
         in_paper="section III, the open question",
     ),
     "beta": StudyProduct(
-        "beta", "figure", SPICE, "beta",
+        "beta", "figure", SPICE, "beta", groups=("slope",),
         runs=(MAIN, *(f"formation-so3krates-mean_padded-b{b}" for b in ("0.9", "0.99", "0.999"))),
         in_paper="section III",
     ),
@@ -115,8 +115,8 @@ PRODUCTS: Mapping[str, StudyProduct] = {
         "results", "table", SPICE_TABLES, "results_table", groups=_SPICE_RUNS, in_paper="section IV"
     ),
     "outliers-table": StudyProduct(
-        "outliers", "table", SPICE_TABLES, "outliers_table", runs=(MAIN,), groups=("cleaned",), kinds=("runs", "outliers"),
-        in_paper="section IV and Figure 3, right",
+        "outliers", "table", SPICE_TABLES, "outliers_table", runs=(MAIN,), groups=("cleaned",),
+        kinds=("runs", "outliers"), in_paper="section IV and Figure 3, right",
     ),
     "slope-table": StudyProduct("slope", "table", SPICE_TABLES, "slope_table", groups=("slope",)),
     "shift-check-table": StudyProduct("shift-check", "table", SPICE_TABLES, "shift_check_table", shift_check=True),

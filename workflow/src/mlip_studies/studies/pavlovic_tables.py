@@ -390,7 +390,7 @@ def _slope_row(cell: Cell, runs: pd.DataFrame) -> dict[str, Any]:
     row["slope_se"] = over_seeds(runs, "slope_se").value
     constants = {
         column.removeprefix("remainder_element_").removesuffix("_ev"): over_seeds(runs, column).value
-        for column in runs
+        for column in map(str, runs.columns)
         if column.startswith("remainder_element_") and column.endswith("_ev")
     }
     row["constants_ev"] = ", ".join(

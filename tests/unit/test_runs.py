@@ -1,0 +1,129 @@
+"""Runs of a study from lists of settings, and the products of the study of So3krates on SPICE."""
+
+import ast
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from mlip_studies.config import SCALES, load_models, load_study
+from mlip_studies.errors import InputError
+from mlip_studies.studies.pavlovic_products import PRODUCTS
+from mlip_studies.studies.runs import expand_runs, lookup_run, run_configuration, run_name
+from mlip_studies.training.run import RunConfig
+
+ROOT = Path(__file__).parents[2]
+NUMBERS = {
+    "seeds": [0, 1, 2],
+    "data": {"a": {"dataset": "set_a", "split": "s", "fidelity": "dft", "force_fidelity": "other"}},
+    "training": {"max_steps": 100},
+    "groups": {
+        "grid": {"data": "a", "network": "net", "shift": ["mean", "none"], "beta": [0.99, 1.0], "n_seeds": 1},
+        "sure": {"data": ["a"], "network": "net", "shift": "none", "beta": 1.0, "demo": True},
+        "other": {"data": "a", "network": "net", "shift": "none", "train_size": [10], "training": {"max_steps": 7}},
+    },
+}
+NETWORKS = {
+    "net": {
+        "model": "so3krates",
+        "options": {},
+        "training": {"recipe": "so3krates"},
+        "trained": {"options": {"n_layers": 2, "n_features": 48}, "training": {"recipe": "so3krates", "batch_size": 4}},
+    }
+}
+
+
+def changed(**groups):
+    return {**NUMBERS, "groups": {**NUMBERS["groups"], **groups}}
+
+
+def test_names_say_what_a_run_is():
+    assert run_name({"data": "a", "network": "net", "shift": "mean"}) == "a-net-mean"
+    values = {"data": "a", "network": "net", "shift": "mean", "beta": 1.0, "n_layers": 2, "train_size": 1000}
+    assert run_name(values) == "a-net-mean-b1-l2-n1000"
+    assert run_name({**values, "beta": 0.99}) == "a-net-mean-b0.99-l2-n1000"
+
+
+def test_groups_are_products_and_share_runs():
+    runs = expand_runs("x", NUMBERS)
+    assert set(runs) == {
+        "a-net-mean-b0.99", "a-net-mean-b1", "a-net-none-b0.99", "a-net-none-b1", "a-net-none-n10",
+    }  # fmt: skip
+    shared = runs["a-net-none-b1"]
+    assert shared.groups == ("grid", "sure") and shared.seeds == (0, 1, 2) and shared.demo
+    assert runs["a-net-none-b0.99"].seeds == (0,) and not runs["a-net-none-b0.99"].demo
+    assert runs["a-net-none-n10"].training == {"max_steps": 7}
+
+
+@pytest.mark.parametrize(
+    ("group", "message"),
+    [
+        ({"data": "b", "network": "net", "shift": "none"}, "groups.new': 'b' is none of the study's data; known: a"),
+        (
+            {"data": "a", "network": "net", "shift": "none", "beta": 1.0, "training": {"max_steps": 3}},
+            "run a-net-none-b1 is trained in another way in group grid",
+        ),
+        (
+            {"data": "a", "network": "net", "shift": "none", "beta": 1.0, "paper_network": True},
+            "run a-net-none-b1 is trained in another way in group grid",
+        ),
+    ],
+)
+def test_wrong_groups_are_one_line(group, message):
+    with pytest.raises(InputError) as caught:
+        expand_runs("x", changed(new=group))
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_configuration_is_what_training_reads():
+    runs = expand_runs("x", changed(big={"data": "a", "network": "net", "shift": "per_element", "paper_network": True}))
+    small = run_configuration(runs["a-net-none-b1"], 3, NUMBERS["data"]["a"], NETWORKS, "D", budget=0.5)
+    assert small["store"] == "D/set_a/store.h5" and small["split"] == "D/set_a/splits/s.npz"
+    assert small["force_fidelity"] == "other" and small["seed"] == 3 and "self_energies" not in small
+    config = RunConfig.from_dict(small)
+    assert config.training.max_steps == 50 and config.training.batch_size == 4
+    assert config.training.loss.beta == 1.0 and config.model.options["n_features"] == 48
+    paper = run_configuration(runs["a-net-per_element"], 0, NUMBERS["data"]["a"], NETWORKS, "D")
+    assert paper["self_energies"] == "D/set_a/splits/s.self_energies.json"
+    assert paper["model"]["options"] == {} and RunConfig.from_dict(paper).training.batch_size == "auto"
+    layers = expand_runs("x", changed(l={"data": "a", "network": "net", "shift": "none", "n_layers": 5}))
+    deep = run_configuration(layers["a-net-none-l5"], 0, NUMBERS["data"]["a"], NETWORKS, "D")
+    assert deep["model"]["options"]["n_layers"] == 5
+
+
+def test_unknown_runs_and_networks_are_one_line():
+    runs = expand_runs("x", NUMBERS)
+    with pytest.raises(InputError, match="study x has no run b; it has a-net"):
+        lookup_run("x", runs, "b")
+    with pytest.raises(InputError, match="'net' is no network"):
+        run_configuration(runs["a-net-none-b1"], 0, NUMBERS["data"]["a"], {}, "D")
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_run_of_the_study_is_a_valid_training(scale):
+    numbers, _ = load_study(ROOT, "pavlovic", scale)
+    networks = load_models(ROOT, scale)["networks"]
+    runs = expand_runs("pavlovic", numbers)
+    for run in runs.values():
+        RunConfig.from_dict(run_configuration(run, 0, numbers["data"][run.data], networks, "D"))
+    # The experiment that explains the energies: every combination is there.
+    assert sum("slope" in run.groups for run in runs.values()) == 12
+    for product in PRODUCTS.values():
+        names = product.run_names(runs)
+        assert names or product.md or product.shift_check
+        if product.demo:
+            assert all(runs[name].demo for name in names)
+    simulated = {entry["run"] for job in numbers["md"].values() for entry in job["runs"]}
+    assert simulated <= set(runs)
+
+
+def test_every_product_has_its_function_and_caption():
+    for key, product in PRODUCTS.items():
+        source = importlib.util.find_spec(product.module).origin
+        functions = {
+            node.name for node in ast.parse(Path(source).read_text()).body if isinstance(node, ast.FunctionDef)
+        }
+        assert product.function in functions, key
+        assert (ROOT / "workflow/report/pavlovic" / f"{key}.rst").read_text().strip(), key
+    paths = [path for product in PRODUCTS.values() for path in product.paths("x")]
+    assert len(paths) == len(set(paths))
