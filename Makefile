@@ -98,6 +98,7 @@ bench: env ## the timings of benchmarks/RESULTS.md
 	python benchmarks/bench_models.py --output results/bench_models.jsonl --modes baseline eager --models gemnet_q \
 	  --tasks train --batch 8 # its baseline takes some 20 GB at batch 32
 	python benchmarks/bench_data.py
+	python benchmarks/bench_md.py --threads 1
 
 verify: env ## check every artefact against its checksum; corrupt files are moved aside
 	@python -m mlip_studies verify

@@ -91,7 +91,7 @@ def write_run(root: Path, run: str, n: int = 300, largest: int = 60, seeds: int 
         row = {
             "run": run, "seed": seed, "data": "spice", "model": "so3krates", "shift": cell.shift, "beta": cell.beta,
             "n_layers": float(cell.n_layers), "n_train": 800, "n_val": 100, "n_test": n,
-            "n_parameters": 100_000 * cell.n_layers, "steps": 1000, "train_seconds": 20.0,
+            "n_parameters": 100_000 * cell.n_layers, "steps": cell.steps or 1000, "train_seconds": 20.0,
             "configurations_per_second": 900.0 / cell.n_layers, "device": "cpu", "gpu_hours": 0.0,
             "energy_mae_ev": np.abs(error).mean(), "energy_per_atom_mae_ev": np.abs(error / atoms).mean(),
             "force_mae_ev_per_angstrom": force, "aligned_energy_mae_ev": np.abs(error - error.mean()).mean(),
@@ -395,6 +395,20 @@ def test_layers_include_the_default_and_need_another(
     assert forces.sort_values("n_layers")["mean"].is_monotonic_decreasing
     with pytest.raises(InputError, match=r"figure layers: none of its runs was trained \(names with -l\)"):
         pavlovic.layers_figure(make_results(tmp_path, [pavlovic.MAIN_RUN], n=20, seeds=1), context)
+
+
+def test_convergence_is_drawn_against_the_steps_done(context: PavlovicContext, tmp_path: Path) -> None:
+    names = [
+        f"formation-so3krates-{shift}-b0.99{steps}" for shift in ("none", "mean_padded") for steps in ("", "-s3000")
+    ]
+    results = make_results(tmp_path, names, n=30, seeds=1)
+    tidy = drawn(*pavlovic.convergence_figure(results, context))
+    slopes = tidy[tidy["quantity"] == "slope_ev_per_atom"]
+    assert sorted(slopes["steps"]) == [1000, 1000, 3000, 3000]
+    # A run with other steps is none of the experiment's cells.
+    assert len(pavlovic.slope_figure(results, context)[1]["run"].unique()) == 2
+    with pytest.raises(InputError, match=r"figure convergence: none of its runs was trained \(names with -s\)"):
+        pavlovic.convergence_figure(make_results(tmp_path / "b", names[:1], n=20, seeds=1), context)
 
 
 def test_errors_by_class(tables: RunTables, context: PavlovicContext) -> None:

@@ -25,7 +25,7 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
@@ -66,6 +66,7 @@ from mlip_studies.units import EV_TO_MEV
 
 __all__ = [
     "beta",
+    "convergence",
     "energies",
     "ensemble",
     "errors_by",
@@ -603,6 +604,79 @@ def _told_apart(runs: pd.DataFrame) -> list[tuple[str, str, Mean]]:
     ]  # fmt: skip
 
 
+def convergence(tables: RunTables, context: PavlovicContext, output: PathLike) -> None:
+    """Slope of the energy error and force error against the number of training steps, with energies in the loss.
+
+    A slope that belongs to the reference of the energies stays when training goes on; one of energies that are not
+    learned yet goes away.
+
+    Args:
+        tables: results.
+        context: scale and claims.
+        output: path of the PNG file.
+
+    Raises:
+        InputError: no run has another number of steps than the study's.
+    """
+    save_figure(*convergence_figure(tables, context), output)
+
+
+def convergence_figure(tables: RunTables, context: PavlovicContext) -> Drawn:
+    """The figure of :func:`convergence`, and its numbers."""
+    cells = [cell for cell in spice_cells(tables) if cell.size is None and cell.layers is None]
+    families = {(cell.data, cell.beta) for cell in cells if cell.steps is not None}
+    chosen = need_cells(
+        [cell for cell in cells if (cell.data, cell.beta) in families], "figure convergence", "names with -s"
+    )
+    runs = {cell: tables.get("runs", cell.run) for cell in chosen}
+    columns = {
+        "slope_ev_per_atom": "slope of the energy error (eV/atom)",
+        FORCE: "force MAE (eV/Å)",
+    }
+    shifts = sorted({cell.shift for cell in chosen}, key=list(SHIFT_NAMES).index)
+    tidy, handles = [], []
+    with style():
+        figure, axes = plt.subplots(1, 2, figsize=(FULL_WIDTH, 3.5), squeeze=False)
+        for shift in shifts:
+            series = sorted(
+                (cell for cell in chosen if cell.shift == shift), key=lambda cell: over_seeds(runs[cell], "steps").value
+            )
+            at = [over_seeds(runs[cell], "steps").value for cell in series]
+            color, marker = SHIFT_STYLE[shift]
+            for axis, column in zip(axes[0], columns, strict=True):
+                means = [over_seeds(runs[cell], column) for cell in series]
+                _series(axis, at, means, color, marker)
+                tidy += [
+                    _row(cell, column, columns[column], mean, steps=steps)
+                    for cell, mean, steps in zip(series, means, at, strict=True)
+                ]
+            handles.append(Line2D([], [], color=color, marker=marker, label=f"shift: {SHIFT_NAMES[shift]}"))
+            predicted = over_seeds(runs[series[-1]], "predicted_slope_ev_per_atom")
+            axes[0][0].axhline(predicted.value, color=color, linestyle=(0, (4, 2)), linewidth=1.3, zorder=1)
+        handles.append(
+            Line2D(
+                [], [], color=GREY, linestyle=(0, (4, 2)), label="mechanism A, predicted: p/n_pad (padded mean) or 0"
+            )
+        )
+        steps = sorted({over_seeds(frame, "steps").value for frame in runs.values()})
+        for axis, name in zip(axes[0], columns.values(), strict=True):
+            axis.set_xscale("log")
+            axis.set_xticks(steps, [count(value) for value in steps])
+            axis.xaxis.set_minor_locator(NullLocator())
+            axis.set_xlabel("training steps")
+            axis.set_ylabel(name)
+        plain_log(axes[0][1])
+        panel_letters(axes[0])
+        figure.legend(handles=handles, loc="outside upper center", ncols=2, columnspacing=1.4)
+        betas = ", ".join(f"{DATA_NAMES[data]}, β = {beta:g}" for data, beta in sorted(families))
+        note(
+            figure, context, list(runs.values()),
+            f"{betas}. The decay of the learning rate is stretched with the number of steps. The thesis gives no such "
+            "numbers.",
+        )  # fmt: skip
+    return figure, pd.DataFrame(tidy)
+
+
 def _row(cell: Cell, column: str, name: str, mean: Mean, **more: Any) -> dict[str, Any]:
     """One tidy row of a figure of means over seeds."""
     return {
@@ -748,7 +822,7 @@ def layers(tables: RunTables, context: PavlovicContext, output: PathLike) -> Non
 
 def layers_figure(tables: RunTables, context: PavlovicContext) -> Drawn:
     """The figure of :func:`layers`, and its numbers."""
-    cells = [cell for cell in spice_cells(tables) if cell.size is None]
+    cells = [cell for cell in spice_cells(tables) if cell.size is None and cell.steps is None]
     families = {(cell.data, cell.shift, cell.beta) for cell in cells if cell.layers is not None}
     chosen = need_cells(
         [cell for cell in cells if (cell.data, cell.shift, cell.beta) in families], "figure layers", "names with -l"

@@ -1,7 +1,7 @@
 """What the figures and tables of So3krates on SPICE share: names of runs, cells, means over seeds, numbers as text.
 
-A run is named ``<data>-<network>-<shift>-b<beta>[-l<layers>][-n<training size>]``; a cell is such a run with all its
-seeds. Energies are in eV and forces in eV/Å, conversions are made where a number is shown.
+A run is named ``<data>-<network>-<shift>-b<beta>[-l<layers>][-s<steps>][-n<training size>]``; a cell is such a run with
+all its seeds. Energies are in eV and forces in eV/Å, conversions are made where a number is shown.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ SHIFT_STYLE = {
 SHIFT_ORDER = ("mean_padded", "mean", "none", "per_element")
 DATA_ORDER = ("formation", "total", "cleaned")
 _NAME = re.compile(
-    r"(?P<data>[^-]+)-(?P<network>[^-]+)-(?P<shift>[^-]+)-b(?P<beta>[0-9.]+)(-l(?P<layers>\d+))?(-n(?P<size>\d+))?"
+    r"(?P<data>[^-]+)-(?P<network>[^-]+)-(?P<shift>[^-]+)-b(?P<beta>[0-9.]+)(-l(?P<layers>\d+))?"
+    r"(-s(?P<steps>\d+))?(-n(?P<size>\d+))?"
 )
 
 
@@ -65,6 +66,7 @@ class Cell:
         beta: weight of the forces in the loss.
         layers: number of layers, None if the network's default.
         size: training molecules, None if the study's.
+        steps: training steps, None if the study's.
     """
 
     run: str
@@ -74,6 +76,7 @@ class Cell:
     beta: float
     layers: int | None = None
     size: int | None = None
+    steps: int | None = None
 
     @cached_property
     def n_layers(self) -> int:
@@ -82,8 +85,8 @@ class Cell:
 
     @property
     def plain(self) -> bool:
-        """Whether layers and training size are the study's."""
-        return self.layers is None and self.size is None
+        """Whether layers, steps and training size are the study's."""
+        return self.layers is None and self.size is None and self.steps is None
 
     @property
     def order(self) -> tuple[int, int, float, int, int]:
@@ -101,7 +104,7 @@ def parse_run(run: str) -> Cell | None:
     part = match.groupdict()
     return Cell(
         run, part["data"], part["network"], part["shift"], float(part["beta"]),
-        int(part["layers"]) if part["layers"] else None, int(part["size"]) if part["size"] else None,
+        *(int(part[key]) if part[key] else None for key in ("layers", "size", "steps")),
     )  # fmt: skip
 
 

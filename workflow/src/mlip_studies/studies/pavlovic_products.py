@@ -96,6 +96,11 @@ PRODUCTS: Mapping[str, StudyProduct] = {
         "slope-mechanisms", "figure", SPICE, "mechanisms", groups=("slope",),
         in_paper="section III, the open question",
     ),
+    "convergence": StudyProduct(
+        "convergence", "figure", SPICE, "convergence", groups=("convergence",),
+        runs=tuple(f"formation-so3krates-{shift}-b0.99" for shift in ("mean_padded", "none", "per_element")),
+        in_paper="section III, the open question", demo=False,
+    ),
     "beta": StudyProduct(
         "beta", "figure", SPICE, "beta", groups=("slope",),
         runs=(MAIN, *(f"formation-so3krates-mean_padded-b{b}" for b in ("0.9", "0.99", "0.999"))),

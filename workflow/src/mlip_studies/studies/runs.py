@@ -15,7 +15,7 @@ from mlip_studies.config import merge
 from mlip_studies.errors import InputError
 
 #: what a group may vary, in the order of a run's name
-AXES = ("data", "network", "shift", "beta", "n_layers", "train_size")
+AXES = ("data", "network", "shift", "beta", "n_layers", "max_steps", "train_size")
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,14 @@ class Run:
     """One training, for one or more seeds.
 
     Attributes:
-        name: unique within the study; ``<data>-<network>-<shift>[-b<beta>][-l<layers>][-n<rows>]``.
+        name: unique within the study; ``<data>-<network>-<shift>[-b<beta>][-l<layers>][-s<steps>][-n<rows>]``.
         groups: the groups that ask for it.
         data: name of the data in the study's configuration.
         network: name in config/models.yaml.
         shift: reference of the energies, see :func:`mlip_studies.training.data.fit_reference`.
         beta: weight of the forces in So3krates' loss; None: the network's own loss.
         n_layers: number of layers where it is not the network's own.
+        max_steps: number of steps where it is not the group's; a decay of the learning rate is stretched with it.
         train_size: which of the split's nested training sets; None: its largest.
         seeds: of weights and order of the data.
         training: what differs from the network's own training.
@@ -44,6 +45,7 @@ class Run:
     shift: str
     beta: float | None
     n_layers: int | None
+    max_steps: int | None
     train_size: int | None
     seeds: tuple[int, ...]
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -54,9 +56,9 @@ class Run:
 def run_name(values: Mapping[str, Any]) -> str:
     """Name of a run from its settings (keys: see :data:`AXES`)."""
     parts = [str(values["data"]), str(values["network"]), str(values["shift"])]
-    for key, letter in (("beta", "b"), ("n_layers", "l"), ("train_size", "n")):
+    for key, letter in (("beta", "b"), ("n_layers", "l"), ("max_steps", "s"), ("train_size", "n")):
         if values.get(key) is not None:
-            parts.append(f"{letter}{values[key]:g}")
+            parts.append(f"{letter}{values[key]}" if isinstance(values[key], int) else f"{letter}{values[key]:g}")
     return "-".join(parts)
 
 
@@ -138,6 +140,11 @@ def run_configuration(
     training = merge(entry["training"], dict(run.training))
     if run.beta is not None:
         training["loss"] = {"name": "so3krates", "beta": run.beta}
+    if run.max_steps is not None:
+        usual, schedule = training.get("max_steps"), training.get("schedule", {})
+        if usual and "steps" in schedule:
+            training["schedule"] = {**schedule, "steps": round(schedule["steps"] * run.max_steps / usual)}
+        training["max_steps"] = run.max_steps
     for key in ("max_steps", "max_epochs"):
         if training.get(key):
             training[key] = max(1, round(training[key] * budget))
