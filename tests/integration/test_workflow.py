@@ -70,11 +70,17 @@ def checkout(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("scale", "rows", "stores"), [("mini", 111, 8), ("full", 111, 2)])
-def test_both_scales_resolve_and_count_jobs_by_kind(tmp_path, scale, rows, stores):
+# Runs of So3krates on SPICE at mini: 12 + 2 x 2 seeds + 6 + 2 + 2 + 1 on SPICE, 3 + 6 on our ethanol, 8 on published
+# frames; at full: 12 + 6 + 2 + 4 + 1 on SPICE, 5 + 6 and 8 on ethanol, with three seeds each.
+@pytest.mark.parametrize(
+    ("scale", "rows", "runs", "simulations", "stores"), [("mini", 111, 44, 12, 10), ("full", 111, 132, 12, 7)]
+)
+def test_both_scales_resolve_and_count_jobs_by_kind(tmp_path, scale, rows, runs, simulations, stores):
     folder = copy_checkout(tmp_path)
     counts = planned(folder, config=[f"scale={scale}"])
     assert counts["train"] == rows
+    assert counts["train_run"] == runs
+    assert counts["md"] == simulations
     assert counts["store"] == stores
     assert counts["total"] == sum(counts.values()) - counts["total"]
 
@@ -86,10 +92,10 @@ def test_every_published_data_set_and_split_resolves_at_full_scale(tmp_path):
     # One download per published file: 1 SPICE, 8 + 1 QM7-X, 1 ANI-1, 1 ANI-1x, 11 COMP6, 1 rMD17, 1 MD17.
     assert counts["fetch"] == 25
     assert counts["store"] == 8
-    assert counts["named_split"] == 11
+    assert counts["named_split"] == 13
     fetched = planned(folder, "fetch_all", config=["scale=full", f"data_sets=[{names}]"])
-    # The studies' own sets come on top: the CCSD(T) ethanol frames.
-    assert fetched["fetch"] == 26
+    # The studies' own sets come on top: the CCSD(T) ethanol frames, and two splits of rMD17 in two files each.
+    assert fetched["fetch"] == 30
 
 
 def test_profile_resolves_from_a_fresh_checkout(tmp_path):
@@ -113,6 +119,28 @@ def test_tiny_slice_makes_all_products(checkout):
     # One seed and a handful of steps: nothing stochastic may count as reproduced.
     assert not [c["id"] for c in verdicts["claims"] if c["verdict"] == "reproduced" and "test" in c["metric"]]
     assert (out / "costs.html").exists()
+
+
+def test_tiny_slice_of_so3krates_on_spice_makes_all_products(checkout):
+    out = checkout / "results" / "mini" / "pavlovic"
+    for name in ("fig3-left-energies", "fig3-right-forces", "slope", "md-stability"):
+        assert all((out / "figures" / name).with_suffix(suffix).exists() for suffix in (".png", ".svg", ".csv"))
+    assert (out / "tables" / "results.html").exists() and (out / "views" / "outliers-3d.html").exists()
+    # The reference alone: p/n_pad, with the smallest and the largest energies.
+    for label, low, high in (("formation", 1.0, 4.0), ("total", 300.0, 1500.0)):
+        (run,) = read_csv(out / "tables" / f"{label}-so3krates-mean_padded-b1" / "runs.csv")
+        assert float(run["predicted_slope_ev_per_atom"]) == float(run["mean_ev"]) / 6
+        assert low < -float(run["predicted_slope_ev_per_atom"]) < high
+        # Forces alone never see the energies: both labels train the same network.
+        assert int(run["n_train"]) == 110 and int(run["steps"]) == 18
+    forces = [
+        read_csv(out / "tables" / f"{label}-so3krates-none-b1" / "runs.csv")[0]["force_mae_ev_per_angstrom"]
+        for label in ("formation", "total")
+    ]
+    assert forces[0] == forces[1]
+    verdicts = json.loads((out / "verdicts.json").read_text())
+    assert len(verdicts["claims"]) >= 40
+    assert not [c["id"] for c in verdicts["claims"] if c["by"] == "paper" and c["verdict"] == "reproduced"]
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

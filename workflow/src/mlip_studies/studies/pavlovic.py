@@ -591,6 +591,8 @@ def _beside(axis: Axes, text: str, position: float, points: float) -> None:
 
 def _share_text(value: float) -> str:
     """Two decimals; never minus zero."""
+    if not np.isfinite(value):
+        return "–"
     return f"{round(value, 2) + 0.0:.2f}".replace("-", MINUS)
 
 
