@@ -236,7 +236,7 @@ def test_names_of_runs() -> None:
     assert cell is not None
     assert (cell.data, cell.network, cell.shift, cell.beta) == ("formation", "so3krates", "mean_padded", 0.99)
     assert (cell.layers, cell.size, cell.n_layers, cell.plain) == (2, 1000, 2, False)
-    plain = pavlovic_cells.parse_run(pavlovic_cells.MAIN_RUN)
+    plain = pavlovic_cells.parse_run(pavlovic.MAIN_RUN)
     assert plain is not None
     assert plain.plain
     assert plain.n_layers == pavlovic_cells.DEFAULT_LAYERS
@@ -321,7 +321,7 @@ def test_without_training_energies_the_test_fit_is_drawn_and_said(context: Pavlo
 
 def test_force_figure_keeps_every_component(tables: RunTables, context: PavlovicContext) -> None:
     tidy = drawn(*pavlovic.forces_figure(tables, context))
-    assert set(tidy["run"]) == {pavlovic.MAIN_RUN, pavlovic_cells.CLEANED_RUN}
+    assert set(tidy["run"]) == {pavlovic.MAIN_RUN, pavlovic.CLEANED_RUN}
     assert (tidy.groupby("run")["count"].sum() == 40000).all()
 
 

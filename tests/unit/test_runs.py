@@ -9,7 +9,7 @@ import pytest
 from mlip_studies.config import SCALES, load_models, load_study
 from mlip_studies.errors import InputError
 from mlip_studies.studies.pavlovic_products import PRODUCTS
-from mlip_studies.studies.runs import expand_runs, lookup_run, run_configuration, run_name
+from mlip_studies.studies.runs import AXES, expand_runs, lookup_run, parse_run_name, run_configuration, run_name
 from mlip_studies.training.run import RunConfig
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +42,20 @@ def test_names_say_what_a_run_is():
     values = {"data": "a", "network": "net", "shift": "mean", "beta": 1.0, "n_layers": 2, "train_size": 1000}
     assert run_name(values) == "a-net-mean-b1-l2-n1000"
     assert run_name({**values, "beta": 0.99}) == "a-net-mean-b0.99-l2-n1000"
+    assert run_name({**values, "max_steps": 200_000}) == "a-net-mean-b1-l2-s200000-n1000"
+    for run in expand_runs(
+        "x", changed(long={"data": "a", "network": "net", "shift": "mean", "max_steps": 9})
+    ).values():
+        parsed = parse_run_name(run.name)
+        assert {axis: getattr(parsed, axis) for axis in AXES} == {axis: getattr(run, axis) for axis in AXES}
+    assert parse_run_name("a") is None and parse_run_name("a-net-mean-x3") is None
+
+
+def test_a_decay_is_stretched_with_the_steps():
+    group = {"data": "a", "network": "net", "shift": "mean", "max_steps": 400}
+    runs = expand_runs("x", changed(long={**group, "training": {"schedule": {"steps": 25}}}))
+    config = run_configuration(runs["a-net-mean-s400"], 0, NUMBERS["data"]["a"], NETWORKS, "D")
+    assert config["training"]["max_steps"] == 400 and config["training"]["schedule"]["steps"] == 100
 
 
 def test_groups_are_products_and_share_runs():

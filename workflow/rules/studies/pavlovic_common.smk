@@ -1,5 +1,5 @@
 # Names, numbers and input functions of the study of So3krates on SPICE.
-from mlip_studies.studies.pavlovic_products import MAIN as PAVLOVIC_MAIN
+from mlip_studies.studies.pavlovic_products import MAIN_RUN as PAVLOVIC_MAIN
 from mlip_studies.studies.pavlovic_products import PRODUCTS as PAVLOVIC_PRODUCTS
 
 PAVLOVIC = PROJECT.studies["pavlovic"]

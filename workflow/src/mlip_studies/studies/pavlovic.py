@@ -35,10 +35,7 @@ from mlip_studies.errors import InputError
 from mlip_studies.plotting.save import save_figure
 from mlip_studies.plotting.style import FULL_WIDTH, GREY, OKABE_ITO, panel_letters, paper_band, paper_line, style
 from mlip_studies.studies.pavlovic_cells import (
-    CLEANED_RUN,
-    CURE_RUN,
     DATA_NAMES,
-    MAIN_RUN,
     MINUS,
     SHIFT_NAMES,
     SHIFT_STYLE,
@@ -61,6 +58,7 @@ from mlip_studies.studies.pavlovic_cells import (
     tick,
 )
 from mlip_studies.studies.pavlovic_context import PavlovicContext
+from mlip_studies.studies.pavlovic_products import CLEANED_RUN, CURE_RUN, MAIN_RUN
 from mlip_studies.studies.pavlovic_tables import outliers_table, results_table, shift_check_table, slope_table
 from mlip_studies.units import EV_TO_MEV
 
@@ -126,7 +124,7 @@ def _round_ticks(n: int = 4, integer: bool = False) -> MaxNLocator:
 def energies(tables: RunTables, context: PavlovicContext, output: PathLike) -> None:
     """True against predicted energies before and after the correction per element, and the corrected errors.
 
-    After the thesis's figure 3, left; of :data:`~mlip_studies.studies.pavlovic_cells.MAIN_RUN`.
+    After the thesis's figure 3, left; of :data:`~mlip_studies.studies.pavlovic_products.MAIN_RUN`.
 
     Args:
         tables: results.
@@ -225,7 +223,7 @@ def energies_figure(tables: RunTables, context: PavlovicContext) -> Drawn:
 def forces(tables: RunTables, context: PavlovicContext, output: PathLike) -> None:
     """True against predicted force components with the thesis's limit of an outlier, and the same for a cleaned set.
 
-    Reads forces and runs of the main run and of :data:`~mlip_studies.studies.pavlovic_cells.CLEANED_RUN` (if it was
+    Reads forces and runs of the main run and of :data:`~mlip_studies.studies.pavlovic_products.CLEANED_RUN` (if it was
     trained); after the thesis's figure 3, right.
 
     Args:

@@ -6,7 +6,6 @@ all its seeds. Energies are in eV and forces in eV/Å, conversions are made wher
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,15 +21,13 @@ from mlip_studies.claims.verdicts import MIN_SEEDS, half_width
 from mlip_studies.errors import InputError
 from mlip_studies.plotting.style import OKABE_ITO, footer
 from mlip_studies.studies.pavlovic_context import PavlovicContext
+from mlip_studies.studies.runs import parse_run_name
 from mlip_studies.units import EV_TO_MEV
 
 THIN = "\u202f"
 MINUS = "−"
 NETWORK = "so3krates"
 DEFAULT_LAYERS = 3  # of the published code; the names of such runs say nothing about layers
-MAIN_RUN = "formation-so3krates-mean_padded-b1"
-CURE_RUN = "formation-so3krates-per_element-b0.99"
-CLEANED_RUN = "cleaned-so3krates-mean_padded-b1"
 STUDY_FILE = "config/studies/pavlovic.yaml"
 
 DATA_NAMES = {"formation": "formation energy", "total": "total energy", "cleaned": "formation energy, cleaned set"}
@@ -48,10 +45,6 @@ SHIFT_STYLE = {
 }
 SHIFT_ORDER = ("mean_padded", "mean", "none", "per_element")
 DATA_ORDER = ("formation", "total", "cleaned")
-_NAME = re.compile(
-    r"(?P<data>[^-]+)-(?P<network>[^-]+)-(?P<shift>[^-]+)-b(?P<beta>[0-9.]+)(-l(?P<layers>\d+))?"
-    r"(-s(?P<steps>\d+))?(-n(?P<size>\d+))?"
-)
 
 
 @dataclass(frozen=True)
@@ -97,15 +90,11 @@ class Cell:
 
 
 def parse_run(run: str) -> Cell | None:
-    """Take the name of a run apart; None for a name of another form."""
-    match = _NAME.fullmatch(run)
-    if match is None:
+    """The cell of a run's name; None for a name of another form or without β."""
+    name = parse_run_name(run)
+    if name is None or name.beta is None:
         return None
-    part = match.groupdict()
-    return Cell(
-        run, part["data"], part["network"], part["shift"], float(part["beta"]),
-        *(int(part[key]) if part[key] else None for key in ("layers", "size", "steps")),
-    )  # fmt: skip
+    return Cell(run, name.data, name.network, name.shift, name.beta, name.n_layers, name.train_size, name.max_steps)
 
 
 def spice_cells(tables: RunTables, kind: str = "runs") -> list[Cell]:

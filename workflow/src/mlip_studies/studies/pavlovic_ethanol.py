@@ -30,6 +30,7 @@ from mlip_studies.plotting.html_table import write_html_table
 from mlip_studies.plotting.save import save_figure
 from mlip_studies.plotting.style import FULL_WIDTH, GREY, OKABE_ITO, footer, panel_letters, paper_line, style
 from mlip_studies.studies.pavlovic_context import PavlovicContext
+from mlip_studies.studies.runs import parse_run_name
 from mlip_studies.units import EV_TO_KCAL_PER_MOL, EV_TO_MEV
 
 #: learning rates of So3krates' published training, and its decay: 0.7 per 100,000 steps (code of mlff, 2023)
@@ -86,7 +87,6 @@ OWN_FRAMES: Mapping[str, str] = {
 }
 SPLIT_MARKERS = ("o", "s", "^", "D", "v")
 _DATA = re.compile(r"(?P<family>ethanol|r?md17)(?:_(?P<split>\d+))?")
-_LAYERS = re.compile(r"l\d+")
 
 
 @dataclass(frozen=True)
@@ -114,14 +114,13 @@ def run_key(run: str) -> RunKey | None:
     Args:
         run: name of the run.
     """
-    data, _, rest = run.partition("-")
-    found = _DATA.fullmatch(data)
-    if found is None or not rest:
+    name = parse_run_name(run)
+    found = None if name is None else _DATA.fullmatch(name.data)
+    if name is None or found is None:
         return None
-    parts = rest.split("-")
     split = found["split"]
-    varied = any(_LAYERS.fullmatch(part) for part in parts[2:])
-    return RunKey(data, found["family"], None if split is None else int(split), parts[0], varied)
+    varied = name.n_layers is not None
+    return RunKey(name.data, found["family"], None if split is None else int(split), name.network, varied)
 
 
 def look_of(network: str, others: Sequence[str] = ()) -> Look:

@@ -10,9 +10,11 @@ from mlip_studies.errors import InputError
 from mlip_studies.studies.runs import Run
 
 #: the run that stands for the thesis's final model, by our reading of it
-MAIN = "formation-so3krates-mean_padded-b1"
+MAIN_RUN = "formation-so3krates-mean_padded-b1"
 #: the same with energies in the loss and a consistent reference
-CURE = "formation-so3krates-per_element-b0.99"
+CURE_RUN = "formation-so3krates-per_element-b0.99"
+#: the thesis's final model on the set without ion pairs and outliers
+CLEANED_RUN = "cleaned-so3krates-mean_padded-b1"
 SPICE = "mlip_studies.studies.pavlovic"
 SPICE_TABLES = "mlip_studies.studies.pavlovic_tables"
 ETHANOL = "mlip_studies.studies.pavlovic_ethanol"
@@ -81,11 +83,11 @@ _DYNAMICS = ("nvt300", "nvt500", "nve300")
 
 PRODUCTS: Mapping[str, StudyProduct] = {
     "fig3-left-energies": StudyProduct(
-        "fig3-left-energies", "figure", SPICE, "energies", runs=(MAIN,), kinds=("runs", "molecules"),
+        "fig3-left-energies", "figure", SPICE, "energies", runs=(MAIN_RUN,), kinds=("runs", "molecules"),
         in_paper="Figure 3, left",
     ),
     "fig3-right-forces": StudyProduct(
-        "fig3-right-forces", "figure", SPICE, "forces", runs=(MAIN,), groups=("cleaned",),
+        "fig3-right-forces", "figure", SPICE, "forces", runs=(MAIN_RUN,), groups=("cleaned",),
         kinds=("runs", "forces", "outliers"), in_paper="Figure 3, right",
     ),
     "slope": StudyProduct(
@@ -103,24 +105,24 @@ PRODUCTS: Mapping[str, StudyProduct] = {
     ),
     "beta": StudyProduct(
         "beta", "figure", SPICE, "beta", groups=("slope",),
-        runs=(MAIN, *(f"formation-so3krates-mean_padded-b{b}" for b in ("0.9", "0.99", "0.999"))),
+        runs=(MAIN_RUN, *(f"formation-so3krates-mean_padded-b{b}" for b in ("0.9", "0.99", "0.999"))),
         in_paper="section III",
     ),
     "layers": StudyProduct(
-        "layers", "figure", SPICE, "layers", runs=(MAIN,), groups=("layers",), in_paper="section III", demo=False
+        "layers", "figure", SPICE, "layers", runs=(MAIN_RUN,), groups=("layers",), in_paper="section III", demo=False
     ),
     "errors-by": StudyProduct(
-        "errors-by", "figure", SPICE, "errors_by", runs=(MAIN, CURE),
+        "errors-by", "figure", SPICE, "errors_by", runs=(MAIN_RUN, CURE_RUN),
         kinds=("runs", "molecules", "elements"),
     ),
     "ensemble": StudyProduct(
-        "ensemble", "figure", SPICE, "ensemble", runs=(MAIN, CURE), kinds=("runs", "ensemble"),
+        "ensemble", "figure", SPICE, "ensemble", runs=(MAIN_RUN, CURE_RUN), kinds=("runs", "ensemble"),
     ),
     "results-table": StudyProduct(
         "results", "table", SPICE_TABLES, "results_table", groups=_SPICE_RUNS, in_paper="section IV"
     ),
     "outliers-table": StudyProduct(
-        "outliers", "table", SPICE_TABLES, "outliers_table", runs=(MAIN,), groups=("cleaned",),
+        "outliers", "table", SPICE_TABLES, "outliers_table", runs=(MAIN_RUN,), groups=("cleaned",),
         kinds=("runs", "outliers"), in_paper="section IV and Figure 3, right",
     ),
     "slope-table": StudyProduct("slope", "table", SPICE_TABLES, "slope_table", groups=("slope",)),

@@ -18,9 +18,7 @@ from mlip_studies.claims.run_tables import RunTables
 from mlip_studies.errors import InputError
 from mlip_studies.plotting.html_table import write_html_table
 from mlip_studies.studies.pavlovic_cells import (
-    CLEANED_RUN,
     DATA_NAMES,
-    MAIN_RUN,
     SHIFT_NAMES,
     STUDY_FILE,
     Cell,
@@ -36,6 +34,7 @@ from mlip_studies.studies.pavlovic_cells import (
     stated,
 )
 from mlip_studies.studies.pavlovic_context import PavlovicContext
+from mlip_studies.studies.pavlovic_products import CLEANED_RUN, MAIN_RUN
 from mlip_studies.units import EV_TO_KCAL_PER_MOL, EV_TO_MEV, KCAL_PER_MOL_TO_EV
 
 MOST_OUTLIERS = 200  # lines of the table
