@@ -1,6 +1,6 @@
 """Pytest plugin: say which reference material the tests found, and how many were skipped for want of it.
 
-Two optional folders hold published excerpts and reference implementations' numbers; tests that need them skip with a
+Optional folders hold published excerpts, reference implementations' numbers and the papers' texts; tests that need them skip with a
 reason that names the variable.
 """
 
@@ -14,6 +14,7 @@ import pytest
 VARIABLES = {
     "MLIP_STUDIES_REFERENCE_DATA": "excerpts of published data sets",
     "MLIP_STUDIES_PARITY": "numbers of reference implementations",
+    "MLIP_STUDIES_PAPERS": "texts of the papers",
 }
 
 
