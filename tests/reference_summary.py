@@ -1,7 +1,7 @@
 """Pytest plugin: say which reference material the tests found, and how many were skipped for want of it.
 
-Optional folders hold published excerpts, reference implementations' numbers and the papers' texts; tests that need them skip with a
-reason that names the variable.
+Optional folders hold published excerpts, reference implementations' numbers and the papers' texts; tests that need them
+skip with a reason that names the variable.
 """
 
 from __future__ import annotations
