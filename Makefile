@@ -17,7 +17,8 @@ TORCH_INDEX ?=
 export PYTHON VENV LOCK SCATTER TORCH_INDEX
 
 # The work itself.
-CORES ?= $(shell nproc)
+# nproc would take OMP_NUM_THREADS for the number of cores.
+CORES ?= $(shell env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)
 SCALE ?= mini
 STUDIES ?=
 CONFIG ?=
