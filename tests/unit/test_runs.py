@@ -131,6 +131,13 @@ def test_every_run_of_the_study_is_a_valid_training(scale):
     assert simulated <= set(runs)
 
 
+def test_a_product_that_needs_several_seeds_is_left_out_without_them():
+    numbers, _ = load_study(ROOT, "pavlovic", "mini")
+    assert PRODUCTS["ensemble"].possible(expand_runs("pavlovic", numbers))
+    one = expand_runs("pavlovic", {**numbers, "seeds": [0]})
+    assert [name for name, product in PRODUCTS.items() if not product.possible(one)] == ["ensemble"]
+
+
 def test_every_product_has_its_function_and_caption():
     for key, product in PRODUCTS.items():
         source = importlib.util.find_spec(product.module).origin

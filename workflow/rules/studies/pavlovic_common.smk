@@ -57,7 +57,7 @@ def pavlovic_products(wanted):
     return [
         product.paths(PAVLOVIC_OUT)[0]
         for product in PAVLOVIC_PRODUCTS.values()
-        if wanted(product)
+        if wanted(product) and product.possible(PAVLOVIC_RUNS)
     ]
 
 

@@ -36,6 +36,7 @@ class StudyProduct:
         simulated: of these jobs, the runs of which groups; empty: of all.
         speed: whether it needs the speeds of the networks.
         shift_check: whether it needs the check of energy references.
+        min_seeds: one of its runs needs so many.
         in_paper: what it corresponds to in the thesis.
         demo: whether ``make demo`` makes it.
     """
@@ -51,6 +52,7 @@ class StudyProduct:
     simulated: tuple[str, ...] = ()
     speed: bool = False
     shift_check: bool = False
+    min_seeds: int = 1
     in_paper: str = "beyond the thesis"
     demo: bool = True
 
@@ -75,6 +77,10 @@ class StudyProduct:
             )
         members = [name for name, run in runs.items() if set(run.groups) & set(self.groups)]
         return list(dict.fromkeys([*self.runs, *members]))
+
+    def possible(self, runs: Mapping[str, Run]) -> bool:
+        """Whether a run of the study has the seeds that it needs."""
+        return self.min_seeds == 1 or any(len(runs[name].seeds) >= self.min_seeds for name in self.run_names(runs))
 
 
 _SPICE_RUNS = ("slope", "beta", "cleaned")
@@ -117,6 +123,7 @@ PRODUCTS: Mapping[str, StudyProduct] = {
     ),
     "ensemble": StudyProduct(
         "ensemble", "figure", SPICE, "ensemble", runs=(MAIN_RUN, CURE_RUN), kinds=("runs", "ensemble"),
+        min_seeds=2,
     ),
     "results-table": StudyProduct(
         "results", "table", SPICE_TABLES, "results_table", groups=_SPICE_RUNS, in_paper="section IV"
