@@ -249,6 +249,7 @@ def _restricted(mixes: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
 
 
 def _trainings(numbers: dict[str, Any]) -> list[dict[str, Any]]:
-    result = [numbers["training"]] if "training" in numbers else []
+    # Studies with groups of runs have the factor applied to each run, whichever of its settings holds the limit.
+    result = [numbers["training"]] if "training" in numbers and "groups" not in numbers else []
     result += [entry["training"] for entry in numbers.get("variants", {}).values() if "training" in entry]
     return result
