@@ -630,7 +630,7 @@ def convergence_figure(tables: RunTables, context: PavlovicContext) -> Drawn:
     )
     runs = {cell: tables.get("runs", cell.run) for cell in chosen}
     columns = {
-        "slope_ev_per_atom": "slope of the energy error (eV/atom)",
+        "slope_ev_per_atom": "slope of the\nenergy error (eV/atom)",
         FORCE: "force MAE (eV/Å)",
     }
     shifts = sorted({cell.shift for cell in chosen}, key=list(SHIFT_NAMES).index)
@@ -647,7 +647,7 @@ def convergence_figure(tables: RunTables, context: PavlovicContext) -> Drawn:
                 means = [over_seeds(runs[cell], column) for cell in series]
                 _series(axis, at, means, color, marker)
                 tidy += [
-                    _row(cell, column, columns[column], mean, steps=steps)
+                    _row(cell, column, columns[column].replace("\n", " "), mean, steps=steps)
                     for cell, mean, steps in zip(series, means, at, strict=True)
                 ]
             handles.append(Line2D([], [], color=color, marker=marker, label=f"shift: {SHIFT_NAMES[shift]}"))

@@ -1307,6 +1307,8 @@ def _tradeoff_notes(context: PavlovicContext, single: pd.DataFrame, stable: pd.D
             f"(a) {_range(stable['n_replicas'], 'replicas')} of the first seed's network, at most "
             f"{stable['time_ps'].max():g} ps; arrow: some live on, a lower bound."
         )
+        if (stable["survived_ps"] < FLOOR_PS).any():
+            lines[-1] += f" What broke while it was brought to temperature stands at {FLOOR_PS:g} ps."
     short = single[single["network"] == SO3KRATES]
     if len(short):
         lines.append(f"{_schedule_note(short)}.")
