@@ -70,10 +70,10 @@ def checkout(tmp_path_factory):
     return folder
 
 
-# Runs of So3krates on SPICE at mini: 12 + 2 x 2 seeds + 6 + 2 + 2 + 1 on SPICE, 3 + 6 on our ethanol, 8 on published
+# Runs of So3krates on SPICE at mini: 12 + 2 more seeds + 6 + 2 + 2 + 1 on SPICE, 3 + 6 on our ethanol, 8 on published
 # frames; at full: 12 + 6 + 2 + 4 + 1 on SPICE, 5 + 6 and 8 on ethanol, with three seeds each.
 @pytest.mark.parametrize(
-    ("scale", "rows", "runs", "simulations", "stores"), [("mini", 111, 44, 12, 10), ("full", 111, 132, 12, 7)]
+    ("scale", "rows", "runs", "simulations", "stores"), [("mini", 111, 42, 12, 10), ("full", 111, 132, 12, 7)]
 )
 def test_both_scales_resolve_and_count_jobs_by_kind(tmp_path, scale, rows, runs, simulations, stores):
     folder = copy_checkout(tmp_path)

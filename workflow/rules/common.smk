@@ -339,7 +339,7 @@ def run_spec(wildcards):
 # ---- molecular dynamics ----
 
 
-def md_config(wildcards, input):
+def md_config(wildcards):
     """Configuration of one job of dynamics, as mlip_studies.md.engine.MDConfig reads it."""
     jobs = study_numbers(wildcards.study).get("md", {})
     if wildcards.job not in jobs:
@@ -359,8 +359,12 @@ def md_config(wildcards, input):
         **settings,
         "job": wildcards.job,
         "run": wildcards.run,
-        "potential": input.potential,
-        "start": {"store": input.store, "rows": "lowest_energy"},
+        # From the wildcards: snakemake does not compare parameters that are made from inputs.
+        "potential": f"{OUT}/{wildcards.study}/runs/{wildcards.run}/seed0/model.safetensors",
+        "start": {
+            "store": run_store(wildcards.study, wildcards.run),
+            "rows": "lowest_energy",
+        },
     }
 
 

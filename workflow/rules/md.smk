@@ -22,7 +22,7 @@ rule md:
         mem_mb=growing(16000 if SCALE == "full" else 2500),
         runtime=growing(1440 if SCALE == "full" else 60),
     params:
-        config=lambda wildcards, input: md_config(wildcards, input),
+        config=md_config,
         device=PROJECT.settings["device"],
         state=lambda wildcards: (
             f"{STATE}/md/{wildcards.study}__{wildcards.job}__{wildcards.run}"

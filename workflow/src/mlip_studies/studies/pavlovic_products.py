@@ -83,7 +83,7 @@ class StudyProduct:
         return self.min_seeds == 1 or any(len(runs[name].seeds) >= self.min_seeds for name in self.run_names(runs))
 
 
-_SPICE_RUNS = ("slope", "beta", "cleaned")
+_SPICE_RUNS = ("slope", "cleaned")
 _PUBLISHED = ("published", "published_second", "published_sizes")
 _DYNAMICS = ("nvt300", "nvt500", "nve300")
 
@@ -112,7 +112,7 @@ PRODUCTS: Mapping[str, StudyProduct] = {
     "beta": StudyProduct(
         "beta", "figure", SPICE, "beta", groups=("slope",),
         runs=(MAIN_RUN, *(f"formation-so3krates-mean_padded-b{b}" for b in ("0.9", "0.99", "0.999"))),
-        in_paper="section III",
+        in_paper="section III", demo=False,
     ),
     "layers": StudyProduct(
         "layers", "figure", SPICE, "layers", runs=(MAIN_RUN,), groups=("layers",), in_paper="section III", demo=False
@@ -138,7 +138,8 @@ PRODUCTS: Mapping[str, StudyProduct] = {
         "ethanol", "table", ETHANOL, "ethanol", groups=("ethanol",), in_paper="section IV"
     ),
     "ethanol-learning-curve": StudyProduct(
-        "ethanol-learning-curve", "figure", ETHANOL, "ethanol_learning_curve", groups=("ethanol",)
+        "ethanol-learning-curve", "figure", ETHANOL, "ethanol_learning_curve", groups=("ethanol", "ethanol_sizes"),
+        demo=False,
     ),
     "md-distances": StudyProduct(
         "md-distances", "figure", ETHANOL, "md_distances", md=_DYNAMICS[:2], simulated=("ethanol",)
