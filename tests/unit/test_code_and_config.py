@@ -9,6 +9,7 @@ import yaml
 
 from mlip_studies import codehash
 from mlip_studies.artifacts import atomic_path, is_intact, require, verify_tree, write_text
+from mlip_studies.claims import Claim, ClaimSet, Outcome, Verdict, table
 from mlip_studies.config import load_project, merge
 from mlip_studies.errors import InputError
 from mlip_studies.jobs import job
@@ -270,3 +271,25 @@ def test_costs_and_front_page(tmp_path):
     page = front_page(str(tmp_path), "mini", {"krcelic": {"title": "Study", "citation": "A. Author"}})
     assert "does not claim to reproduce" in page
     assert "No verdicts yet" in page
+
+
+@pytest.mark.parametrize("whose", [("paper", "ours"), ("paper", "paper"), ("ours",)])
+def test_front_page_lists_the_claims_of_the_source(tmp_path, whose):
+    """The page is built from the files that the verdict table writes, and is reStructuredText without an error."""
+    docutils_core = pytest.importorskip("docutils.core")
+    common = {"place": "4.1", "sentence": "It is *ten*", "wording": "paraphrase", "unit": "eV", "kind": "value"}
+    common |= {"study": "krcelic", "tolerance": 1.0, "reason": "rounding", "metric": "m", "figure": "f"}
+    claims = [
+        Claim(id=f"c{i}", quantity=f"quantity of c{i}", paper=10.0, judged_at=("full",), by=by, **common)
+        for i, by in enumerate(whose)
+    ]
+    outcomes = [Outcome(claim, "mini", (), Verdict.NOT_RUN, None, "no data") for claim in claims]
+    claim_set = ClaimSet("krcelic", "A thesis", {claim.id: claim for claim in claims}, (), ())
+    (tmp_path / "krcelic").mkdir()
+    table.write(claim_set, outcomes, tmp_path / "krcelic" / "verdicts.html")
+    page = front_page(str(tmp_path), "mini", {"krcelic": {"title": "Study", "citation": "A. Author"}})
+    theirs = whose.count("paper")
+    assert f"{theirs} claims of the source" in page
+    assert ("predictions of this project" in page) == ("ours" in whose)
+    assert page.count("quantity of c") == theirs
+    docutils_core.publish_string(page, writer="html", settings_overrides={"halt_level": 2, "report_level": 2})

@@ -197,23 +197,27 @@ def _verdict_table(path: Path) -> list[str]:
     """Counts by verdict, then one line per claim; sentences and reasons stand in the verdict page."""
     with path.open(newline="", encoding="utf-8") as stream:
         every = list(csv.DictReader(stream))
-    outcomes = [outcome for outcome in every if outcome.get("by", "paper") == "paper"]
+    # The CSV is in words; whose statement it is stands as a key in the JSON beside it.
+    records = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["claims"]
+    ours = {record["id"] for record in records if record["by"] == "ours"}
+    outcomes = [outcome for outcome in every if outcome["claim"] not in ours]
     own = len(every) - len(outcomes)
     counts = Counter(outcome["verdict"] for outcome in outcomes)
     summary = ", ".join(f"**{count}** {verdict}" for verdict, count in counts.most_common())
     rows = []
     for outcome in outcomes:
         unit = outcome.get("unit") or ""
-        ours = f"{outcome['ours']} {unit}".strip() if outcome.get("ours") else ""
+        measured = f"{outcome['ours']} {unit}".strip() if outcome.get("ours") else ""
         paper = f"{outcome['paper']} {unit}".strip() if outcome["kind"] == "value" else outcome["paper"]
-        cells = (outcome["quantity"], paper, ours, outcome["verdict"], outcome["at_this_scale"])
+        cells = (outcome["quantity"], paper, measured, outcome["verdict"], outcome["at_this_scale"])
         rows.append([_plain(outcome["place"]), *(_plain(cell) for cell in cells)])
-    header = ["place", "claim", "thesis", "ours (mean ± 95 %)", "verdict", "at this scale"]
+    header = ["place", "claim", "stated", "ours (mean ± 95 %)", "verdict", "at this scale"]
     return [
-        f"{len(outcomes)} claims: {summary}. Sentences, reasons and tolerances are under Verdicts in the menu"
-        + (f", and there {own} predictions of this project." if own else "."),
+        f"{len(outcomes)} claims of the source: {summary or 'none'}. Sentences, reasons and tolerances are under "
+        "Verdicts in the menu"
+        + (f", with the verdicts on {own} predictions of this project beside them." if own else "."),
         "",
-        *_list_table(header, rows),
+        *(_list_table(header, rows) if rows else []),
     ]
 
 
