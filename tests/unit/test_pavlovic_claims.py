@@ -23,7 +23,7 @@ from mlip_studies.claims.run_tables import RunTables
 from mlip_studies.claims.schema import ClaimSet, load_claims, numbers_in
 from mlip_studies.claims.verdicts import Verdict
 from mlip_studies.errors import InputError
-from mlip_studies.studies.pavlovic_context import PavlovicContext
+from mlip_studies.studies.context import StudyContext
 from mlip_studies.studies.pavlovic_products import PRODUCTS
 from mlip_studies.studies.run_tables import analyse_run, mechanism_a
 from mlip_studies.units import EV_TO_KCAL_PER_MOL, EV_TO_MEV
@@ -170,7 +170,7 @@ def test_arithmetic_of_the_findings(claims: ClaimSet) -> None:
 
 
 def test_context_gives_numbers_of_claims_and_of_background(claims: ClaimSet) -> None:
-    context = PavlovicContext("mini", claims, {"formation": 110})
+    context = StudyContext("mini", claims, {"formation": 110})
     assert context.paper("energy-mae-default") == {"": 90.0}
     assert context.paper("mace-off23-force") == {"": 20.0}
     assert context.paper("forces-expected") == {"": 0.05}  # a bound counts as its number

@@ -18,7 +18,7 @@ from mlip_studies.claims.run_tables import RunTables
 from mlip_studies.claims.schema import load_claims
 from mlip_studies.errors import InputError
 from mlip_studies.studies import pavlovic_ethanol as ethanol
-from mlip_studies.studies.pavlovic_context import PavlovicContext
+from mlip_studies.studies.context import StudyContext
 from mlip_studies.units import EV_TO_KCAL_PER_MOL
 
 REPO = Path(__file__).resolve().parents[2]
@@ -156,9 +156,9 @@ def tables_of(study: Path, *patterns: str) -> RunTables:
     return RunTables.from_paths(sorted({path for pattern in patterns or ("**/*",) for path in study.glob(pattern)}))
 
 
-def context_of(scale: str = "full") -> PavlovicContext:
+def context_of(scale: str = "full") -> StudyContext:
     """Context with the study's own claims."""
-    return PavlovicContext(scale, CLAIMS, {})
+    return StudyContext(scale, CLAIMS, {})
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from mlip_studies.claims.run_tables import RunTables
 from mlip_studies.claims.schema import load_claims
 from mlip_studies.errors import InputError
 from mlip_studies.studies import pavlovic, pavlovic_cells, pavlovic_tables
-from mlip_studies.studies.pavlovic_context import PavlovicContext
+from mlip_studies.studies.context import StudyContext
 
 REPO = Path(__file__).resolve().parents[2]
 CLAIMS = load_claims(REPO / "config" / "claims" / "pavlovic.yaml")
@@ -202,13 +202,13 @@ def mini(tmp_path_factory: pytest.TempPathFactory) -> RunTables:
 
 
 @pytest.fixture
-def context() -> PavlovicContext:
-    return PavlovicContext("full", CLAIMS, {"formation": 800})
+def context() -> StudyContext:
+    return StudyContext("full", CLAIMS, {"formation": 800})
 
 
 @pytest.mark.parametrize("name", list(FIGURES))
 def test_every_figure_has_units_and_a_footer(
-    name: str, tables: RunTables, context: PavlovicContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tables: RunTables, context: StudyContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved = []
     monkeypatch.setattr(pavlovic, "save_figure", lambda figure, tidy, output: saved.append((figure, tidy, output)))
@@ -280,7 +280,7 @@ def test_energies_are_told_in_the_unit_that_reads_well() -> None:
     assert pavlovic_cells.percent(0.0) == "0 %"
 
 
-def test_seeds_below_three_have_no_error_bars(mini: RunTables, context: PavlovicContext) -> None:
+def test_seeds_below_three_have_no_error_bars(mini: RunTables, context: StudyContext) -> None:
     figure, tidy = pavlovic.mechanisms_figure(mini, context)
     note = figure._supxlabel.get_text().replace("\n", " ")
     plt.close(figure)
@@ -289,7 +289,7 @@ def test_seeds_below_three_have_no_error_bars(mini: RunTables, context: Pavlovic
     assert (tidy["n"] <= 1).all()
 
 
-def test_energy_figure_corrects_and_counts(tables: RunTables, context: PavlovicContext) -> None:
+def test_energy_figure_corrects_and_counts(tables: RunTables, context: StudyContext) -> None:
     figure, tidy = pavlovic.energies_figure(tables, context)
     texts = [text.get_text() for axis in figure.axes for text in axis.get_legend().texts]
     plt.close(figure)
@@ -304,7 +304,7 @@ def test_energy_figure_corrects_and_counts(tables: RunTables, context: PavlovicC
     assert any("63.3" in text for text in texts)
 
 
-def test_without_training_energies_the_test_fit_is_drawn_and_said(context: PavlovicContext, tmp_path: Path) -> None:
+def test_without_training_energies_the_test_fit_is_drawn_and_said(context: StudyContext, tmp_path: Path) -> None:
     tables = make_results(tmp_path, [pavlovic.MAIN_RUN], n=40, seeds=1)
     for kind, columns in (
         ("molecules", "energy_corrected_train_ev"),
@@ -319,13 +319,13 @@ def test_without_training_energies_the_test_fit_is_drawn_and_said(context: Pavlo
     assert "the fit on training energies" in note
 
 
-def test_force_figure_keeps_every_component(tables: RunTables, context: PavlovicContext) -> None:
+def test_force_figure_keeps_every_component(tables: RunTables, context: StudyContext) -> None:
     tidy = drawn(*pavlovic.forces_figure(tables, context))
     assert set(tidy["run"]) == {pavlovic.MAIN_RUN, pavlovic.CLEANED_RUN}
     assert (tidy.groupby("run")["count"].sum() == 40000).all()
 
 
-def test_force_figure_without_a_cleaned_run_says_so(context: PavlovicContext, tmp_path: Path) -> None:
+def test_force_figure_without_a_cleaned_run_says_so(context: StudyContext, tmp_path: Path) -> None:
     figure, tidy = pavlovic.forces_figure(make_results(tmp_path, [pavlovic.MAIN_RUN], n=40, seeds=1), context)
     note = figure._supxlabel.get_text().replace("\n", " ")
     titles = [axis.get_title(loc="left") for axis in figure.axes]
@@ -339,7 +339,7 @@ def test_predicted_error_is_a_line_through_the_largest_molecule() -> None:
     np.testing.assert_allclose(pavlovic.predicted_error(np.array([60, 30, 0]), -120.0, 60), [0.0, 60.0, 120.0])
 
 
-def test_slope_figure_gives_both_lines(tables: RunTables, context: PavlovicContext) -> None:
+def test_slope_figure_gives_both_lines(tables: RunTables, context: StudyContext) -> None:
     tidy = drawn(*pavlovic.slope_figure(tables, context))
     assert set(tidy["run"]) == set(SLOPE_RUNS)
     for run, sign in (("formation-so3krates-mean_padded-b0.99", -1), ("formation-so3krates-per_element-b0.99", 0)):
@@ -351,13 +351,13 @@ def test_slope_figure_gives_both_lines(tables: RunTables, context: PavlovicConte
         assert np.sign(round(predicted, 6)) == sign
 
 
-def test_large_clouds_are_thinned(tables: RunTables, context: PavlovicContext, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_clouds_are_thinned(tables: RunTables, context: StudyContext, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pavlovic, "MOST_POINTS", 50)
     tidy = drawn(*pavlovic.slope_figure(tables, context))
     assert (tidy.groupby("run").size() == 50).all()
 
 
-def test_mechanisms_tell_the_slopes_and_constants(tables: RunTables, context: PavlovicContext) -> None:
+def test_mechanisms_tell_the_slopes_and_constants(tables: RunTables, context: StudyContext) -> None:
     tidy = drawn(*pavlovic.mechanisms_figure(tables, context)).set_index(["run", "quantity"])["mean"]
     learned, forces_only = (f"formation-so3krates-mean_padded-b{beta}" for beta in ("0.99", "1"))
     assert tidy[learned, "slope_ev_per_atom"] == pytest.approx(tidy[learned, "predicted_slope_ev_per_atom"], rel=0.02)
@@ -368,7 +368,7 @@ def test_mechanisms_tell_the_slopes_and_constants(tables: RunTables, context: Pa
     assert tidy[forces_only, "constant_over_mean"] == pytest.approx(0, abs=0.05)
 
 
-def test_cells_that_were_not_run_are_named(context: PavlovicContext, tmp_path: Path) -> None:
+def test_cells_that_were_not_run_are_named(context: StudyContext, tmp_path: Path) -> None:
     runs = [pavlovic.MAIN_RUN, "formation-so3krates-none-b0.99"]
     tables = make_results(tmp_path, runs, n=40, seeds=1)
     figure, tidy = pavlovic.slope_figure(tables, context)
@@ -378,7 +378,7 @@ def test_cells_that_were_not_run_are_named(context: PavlovicContext, tmp_path: P
     assert set(tidy["run"]) == set(runs)
 
 
-def test_beta_figure_holds_the_thesis(tables: RunTables, context: PavlovicContext) -> None:
+def test_beta_figure_holds_the_thesis(tables: RunTables, context: StudyContext) -> None:
     tidy = drawn(*pavlovic.beta_figure(tables, context))
     thesis = tidy[tidy["run"] == pavlovic.THESIS]
     assert sorted(thesis["mean"]) == [0.047, 0.053, 0.17, 63.3, 90]
@@ -387,7 +387,7 @@ def test_beta_figure_holds_the_thesis(tables: RunTables, context: PavlovicContex
 
 
 def test_layers_include_the_default_and_need_another(
-    tables: RunTables, context: PavlovicContext, tmp_path: Path
+    tables: RunTables, context: StudyContext, tmp_path: Path
 ) -> None:
     tidy = drawn(*pavlovic.layers_figure(tables, context))
     forces = tidy[tidy["quantity"] == pavlovic.FORCE]
@@ -397,7 +397,7 @@ def test_layers_include_the_default_and_need_another(
         pavlovic.layers_figure(make_results(tmp_path, [pavlovic.MAIN_RUN], n=20, seeds=1), context)
 
 
-def test_convergence_is_drawn_against_the_steps_done(context: PavlovicContext, tmp_path: Path) -> None:
+def test_convergence_is_drawn_against_the_steps_done(context: StudyContext, tmp_path: Path) -> None:
     names = [
         f"formation-so3krates-{shift}-b0.99{steps}" for shift in ("none", "mean_padded") for steps in ("", "-s3000")
     ]
@@ -411,7 +411,7 @@ def test_convergence_is_drawn_against_the_steps_done(context: PavlovicContext, t
         pavlovic.convergence_figure(make_results(tmp_path / "b", names[:1], n=20, seeds=1), context)
 
 
-def test_errors_by_class(tables: RunTables, context: PavlovicContext) -> None:
+def test_errors_by_class(tables: RunTables, context: StudyContext) -> None:
     tidy = drawn(*pavlovic.errors_by_figure(tables, context))
     assert set(tidy["by"]) == {
         "subset", "number of atoms", "energy above the lowest conformation of its molecule (meV/atom)", "element",
@@ -437,7 +437,7 @@ def test_names_of_subsets_lose_what_all_share() -> None:
     assert pavlovic.short_subset("SPICE Solvated Amino Acids Single Points Dataset v1.1") == "Solvated Amino Acids"
 
 
-def test_ensemble_needs_two_seeds(tables: RunTables, mini: RunTables, context: PavlovicContext) -> None:
+def test_ensemble_needs_two_seeds(tables: RunTables, mini: RunTables, context: StudyContext) -> None:
     tidy = drawn(*pavlovic.ensemble_figure(tables, context))
     assert set(tidy["quantity"]) == {"energy", "force"}
     assert (tidy["std"] > 0).all()
@@ -446,20 +446,20 @@ def test_ensemble_needs_two_seeds(tables: RunTables, mini: RunTables, context: P
 
 
 @pytest.mark.parametrize("name", ["fig3-left-energies", "fig3-right-forces", "slope", "beta", "errors-by"])
-def test_missing_runs_are_one_line(name: str, context: PavlovicContext, tmp_path: Path) -> None:
+def test_missing_runs_are_one_line(name: str, context: StudyContext, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^figure [^\n]*config/studies/pavlovic\.yaml$"):
         FIGURES[name](RunTables(), context, tmp_path / "a.png")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", list(TABLES))
-def test_missing_runs_of_tables_are_one_line(name: str, context: PavlovicContext, tmp_path: Path) -> None:
+def test_missing_runs_of_tables_are_one_line(name: str, context: StudyContext, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^table [^\n]*config/studies/pavlovic\.yaml$"):
         TABLES[name](RunTables(), context, tmp_path / "a.html")
     assert not list(tmp_path.iterdir())
 
 
-def test_results_table(tables: RunTables, context: PavlovicContext, tmp_path: Path) -> None:
+def test_results_table(tables: RunTables, context: StudyContext, tmp_path: Path) -> None:
     pavlovic.results_table(tables, context, tmp_path / "results.html")
     frame = pd.read_csv(tmp_path / "results.csv")
     ours = frame[frame["who"] == "ours"]
@@ -480,14 +480,14 @@ def test_results_table(tables: RunTables, context: PavlovicContext, tmp_path: Pa
 
 
 def test_single_seeds_have_no_column_of_widths(mini: RunTables, tmp_path: Path) -> None:
-    pavlovic.results_table(mini, PavlovicContext("mini", CLAIMS), tmp_path / "results.html")
+    pavlovic.results_table(mini, StudyContext("mini", CLAIMS), tmp_path / "results.html")
     page = (tmp_path / "results.html").read_text()
     assert ">±<" not in page
     assert "does not claim to reproduce" in page
     assert "nan" not in page.lower().split("<tbody>")[1].split("</tbody>")[0]
 
 
-def test_outliers_table_tells_molecules_and_shares(tables: RunTables, context: PavlovicContext, tmp_path: Path) -> None:
+def test_outliers_table_tells_molecules_and_shares(tables: RunTables, context: StudyContext, tmp_path: Path) -> None:
     pavlovic.outliers_table(tables, context, tmp_path / "outliers.html")
     frame = pd.read_csv(tmp_path / "outliers.csv")
     assert len(frame) == 60
@@ -500,7 +500,7 @@ def test_outliers_table_tells_molecules_and_shares(tables: RunTables, context: P
     assert f"{beyond} components in" in page
 
 
-def test_slope_table_holds_both_mechanisms(tables: RunTables, context: PavlovicContext, tmp_path: Path) -> None:
+def test_slope_table_holds_both_mechanisms(tables: RunTables, context: StudyContext, tmp_path: Path) -> None:
     pavlovic.slope_table(tables, context, tmp_path / "slope.html")
     frame = pd.read_csv(tmp_path / "slope.csv")
     row = frame[(frame["data"] == "total energy") & (frame["shift"] == "mean, padded") & (frame["beta"] == 0.99)].iloc[
@@ -513,7 +513,7 @@ def test_slope_table_holds_both_mechanisms(tables: RunTables, context: PavlovicC
     assert frame[frame["shift"] == "none"]["n_pad"].isna().all()
 
 
-def test_shift_check_table_marks_what_is_wrong(tables: RunTables, context: PavlovicContext, tmp_path: Path) -> None:
+def test_shift_check_table_marks_what_is_wrong(tables: RunTables, context: StudyContext, tmp_path: Path) -> None:
     pavlovic.shift_check_table(tables, context, tmp_path / "shift-check.html")
     frame = pd.read_csv(tmp_path / "shift-check.csv")
     verdict = frame.set_index(["dataset", "shift"])["severity"]
@@ -523,7 +523,7 @@ def test_shift_check_table_marks_what_is_wrong(tables: RunTables, context: Pavlo
     assert "wrong for 1 of 2 data sets" in (tmp_path / "shift-check.html").read_text()
 
 
-def test_reference_rows_take_every_number_from_the_claims(context: PavlovicContext) -> None:
+def test_reference_rows_take_every_number_from_the_claims(context: StudyContext) -> None:
     rows = pavlovic_tables.reference_rows(context)
     assert [row["who"].split(",")[0] for row in rows] == [
         "thesis (text)", "thesis (text)", "MACE-OFF23", "chemical accuracy",

@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 with job(snakemake.log[0]):
     from mlip_studies.claims.run_tables import RunTables
     from mlip_studies.claims.schema import load_claims
-    from mlip_studies.studies.pavlovic_context import PavlovicContext
+    from mlip_studies.studies.context import StudyContext
 
     module = importlib.import_module(snakemake.params.module)
     make = getattr(module, snakemake.params.function)
     make(
         RunTables.from_paths(snakemake.input.tables),
-        PavlovicContext(snakemake.params.scale, load_claims(snakemake.input.claims), snakemake.params.n_train),
+        StudyContext(snakemake.params.scale, load_claims(snakemake.input.claims), snakemake.params.n_train),
         snakemake.output[0],
     )

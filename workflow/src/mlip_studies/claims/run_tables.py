@@ -1,4 +1,4 @@
-"""Lazy access to the tidy tables of network runs, of their dynamics and speed, and of the check of energy shifts."""
+"""Lazy access to the tidy tables of network runs, of their dynamics and speed, and of the checks of both."""
 
 from __future__ import annotations
 
@@ -27,16 +27,38 @@ MD_COLUMNS: Mapping[str, tuple[str, ...]] = {
     "samples": ("job", "replica", "time_ps", "potential_ev", "kinetic_ev"),
     "distances": ("source", "temperature", "r_low", "r_high", "density"),
     "replicas": ("replica", "survived_ps"),
-}
+    "robustness": (
+        "job", "run", "trajectory", "start", "name", "n_atoms", "temperature_k", "n_samples", "n_missing",
+        "observed_ps", "failed", "failure_ps", "failure_kind", "n_events",
+    ),
+    "topology": ("trajectory", "time_ps", "n_fragments", "n_broken", "n_formed"),
+}  # fmt: skip
+# Reference calculations on sampled frames, and what a network says on the same frames (per frame and per component).
+CHECK_COLUMNS: tuple[str, ...] = (
+    "frame", "trajectory", "start", "name", "n_atoms", "temperature_k", "time_ps", "status", "strategy", "seconds",
+    "level",
+)  # fmt: skip
+JUDGED_COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "judged": (
+        "frame", "trajectory", "start", "name", "n_atoms", "temperature_k", "time_ps", "alive", "status",
+        "ae_dft_ev", "ae_predicted_ev", "ae_error_ev", "force_mae_ev_per_angstrom",
+    ),
+    "components": ("frame", "name", "force_dft", "force_predicted"),
+}  # fmt: skip
 SINGLE_COLUMNS: Mapping[str, tuple[str, ...]] = {
     "speed": ("label", "batch", "steps_per_second"),
     "shift_check": ("dataset", "fidelity", "shift", "n_rows"),
+    "floor": ("row", "n_atoms", "status", "ae_difference_ev", "force_mae_ev_per_angstrom"),
+    "forecast": (),
+    "active": (),
 }
 # Columns that are names: without this a formula or a group of digits only would become a number.
 RUN_TEXT_COLUMNS = (
     "run", "data", "model", "shift", "device", "group", "subset", "formula", "smiles", "element", "job", "reason",
-    "source", "label", "precision", "warnings", "fidelity", "correction_note", "dataset", "severity", "message",
+    "source", "label", "precision", "warnings", "fidelity", "correction_note", "dataset", "severity", "message", "name",
+    "failure_kind", "detail", "status", "strategy", "level", "component",
 )  # fmt: skip
+_COMPONENTS = ".components"
 
 
 class RunTables:
@@ -51,17 +73,24 @@ class RunTables:
         runs: Mapping[tuple[str, str], PathLike] | None = None,
         dynamics: Mapping[tuple[str, str, str], PathLike] | None = None,
         single: Mapping[str, Sequence[PathLike]] | None = None,
+        checks: Mapping[tuple[str, str], PathLike] | None = None,
+        judged: Mapping[tuple[str, str, str, str], PathLike] | None = None,
     ) -> None:
         """Keep the paths; nothing is read yet.
 
         Args:
             runs: path of each (kind, run).
             dynamics: path of each (kind, job, run).
-            single: paths of the tables of the whole study, by kind: speed, shift_check; several are put together.
+            single: paths of the tables of the whole study, by kind: speed, shift_check, floor, forecast, active;
+                several are put together.
+            checks: path of the reference calculations of each (job, run).
+            judged: path of each (kind, job, run, judge), kind judged or components.
         """
         self._runs = {key: Path(path) for key, path in (runs or {}).items()}
         self._dynamics = {key: Path(path) for key, path in (dynamics or {}).items()}
         self._single = {kind: [Path(path) for path in paths] for kind, paths in (single or {}).items()}
+        self._checks = {key: Path(path) for key, path in (checks or {}).items()}
+        self._judged = {key: Path(path) for key, path in (judged or {}).items()}
         self._table = cache(self._read)
         self._json = cache(lambda path: json.dumps(read_json(path)))
 
@@ -69,8 +98,10 @@ class RunTables:
     def from_paths(cls, paths: Iterable[PathLike]) -> RunTables:
         """Recognise files by where they lie; others are ignored.
 
-        ``…/tables/<run>/<kind>.csv``, ``…/md/<job>/<run>/<kind>.csv`` (and its ``summary.json``), ``…/speed.csv`` and
-        ``…/shift_check.csv``.
+        ``…/tables/<run>/<kind>.csv``, ``…/md/<job>/<run>/<kind>.csv`` (and its ``summary.json``),
+        ``…/checks/<job>/<run>/labels.csv``, ``…/checks/<job>/<run>/judged/<judge>.csv`` (and
+        ``<judge>.components.csv``), ``…/floor/floor.csv``, ``…/active/active.csv``, ``…/speed.csv``,
+        ``…/shift_check.csv`` and ``…/forecast.csv``.
 
         Args:
             paths: any files, for instance all inputs of a rule.
@@ -81,15 +112,23 @@ class RunTables:
         runs: dict[tuple[str, str], Path] = {}
         dynamics: dict[tuple[str, str, str], Path] = {}
         single: dict[str, list[Path]] = {}
+        checks: dict[tuple[str, str], Path] = {}
+        judged: dict[tuple[str, str, str, str], Path] = {}
         for path in dict.fromkeys(map(Path, paths)):
             folders = path.parts
-            if path.suffix == ".csv" and path.stem in SINGLE_COLUMNS:
+            if path.suffix == ".csv" and len(folders) >= 5 and folders[-2] == "judged" and folders[-5] == "checks":
+                # First: a judge may have any name.
+                kind = "components" if path.stem.endswith(_COMPONENTS) else "judged"
+                _add(judged, (kind, folders[-4], folders[-3], path.stem.removesuffix(_COMPONENTS)), path)
+            elif path.name == "labels.csv" and len(folders) >= 4 and folders[-4] == "checks":
+                _add(checks, (folders[-3], folders[-2]), path)
+            elif path.suffix == ".csv" and path.stem in SINGLE_COLUMNS:
                 single.setdefault(path.stem, []).append(path)
             elif len(folders) >= 4 and folders[-4] == "md" and (path.stem in MD_COLUMNS or path.name == "summary.json"):
                 _add(dynamics, (path.stem, folders[-3], folders[-2]), path)
             elif len(folders) >= 3 and folders[-3] == "tables" and path.suffix == ".csv" and path.stem in RUN_COLUMNS:
                 _add(runs, (path.stem, folders[-2]), path)
-        return cls(runs, dynamics, single)
+        return cls(runs, dynamics, single, checks, judged)
 
     def names(self, kind: str = "runs") -> list[str]:
         """Runs with a table of this kind, in the order given."""
@@ -129,7 +168,7 @@ class RunTables:
         """One table of one job of molecular dynamics.
 
         Args:
-            kind: samples, distances or replicas.
+            kind: samples, distances, replicas, robustness or topology.
             job: name of the job.
             run: name of the run whose network drove it.
 
@@ -147,6 +186,99 @@ class RunTables:
         """
         summary: dict[str, Any] = json.loads(self._json(self._md_path("summary", job, run)))
         return summary
+
+    def robustness(self, job: str, run: str) -> pd.DataFrame:
+        """When and how each trajectory of a job failed, one row per trajectory.
+
+        Raises:
+            MissingDataError: it was not asked for.
+            InputError: the file is damaged or lacks a column.
+        """
+        frame = self.md("robustness", job, run)
+        frame["failed"] = _truth(frame["failed"], self._md_path("robustness", job, run))
+        frame["failure_kind"] = frame["failure_kind"].fillna("")
+        return frame
+
+    def topology(self, job: str, run: str) -> pd.DataFrame:
+        """Bonds and fragments along the trajectories of a job, one row per trajectory and sample.
+
+        Raises:
+            MissingDataError: it was not asked for.
+        """
+        return self.md("topology", job, run)
+
+    def robustness_jobs(self) -> list[tuple[str, str]]:
+        """(job, run) pairs with a table of failures, in the order given."""
+        return self.md_jobs("robustness")
+
+    def checks(self, job: str, run: str) -> pd.DataFrame:
+        """The reference calculations on the sampled frames of a job, one row per frame.
+
+        Raises:
+            MissingDataError: it was not asked for.
+            InputError: the file is damaged or lacks a column.
+        """
+        if (job, run) not in self._checks:
+            raise MissingDataError(f"{job} {run} (reference calculations): not among the results that were asked for")
+        return self._table(self._checks[job, run], CHECK_COLUMNS, False).copy()
+
+    def check_jobs(self) -> list[tuple[str, str]]:
+        """(job, run) pairs with reference calculations, in the order given."""
+        return list(self._checks)
+
+    def judged(self, job: str, run: str, judge: str | None = None) -> pd.DataFrame:
+        """What a network says on the frames of a job, one row per frame; errors are NaN where there is no reference.
+
+        Args:
+            job: name of the job.
+            run: name of the run whose network drove the dynamics.
+            judge: name of the run whose network is judged on the frames; the same one if None.
+
+        Raises:
+            MissingDataError: it was not asked for.
+            InputError: the file is damaged or lacks a column.
+        """
+        path = self._judged_path("judged", job, run, judge)
+        frame = self._table(path, JUDGED_COLUMNS["judged"], False).copy()
+        frame["alive"] = _truth(frame["alive"], path)
+        return frame
+
+    def components(self, job: str, run: str, judge: str | None = None) -> pd.DataFrame:
+        """Reference and predicted force components (eV/Å) on the frames of a job; as ``judged``.
+
+        Raises:
+            MissingDataError: it was not asked for.
+        """
+        path = self._judged_path("components", job, run, judge)
+        return self._table(path, JUDGED_COLUMNS["components"], True).copy()
+
+    def judged_jobs(self, kind: str = "judged") -> list[tuple[str, str, str]]:
+        """(job, run, judge) with a table of this kind (judged or components), in the order given."""
+        return [(job, run, judge) for found, job, run, judge in self._judged if found == kind]
+
+    def floor(self) -> pd.DataFrame:
+        """Test rows calculated again at the level of the spot checks: the smallest error that a check can show.
+
+        Raises:
+            MissingDataError: it was not asked for.
+        """
+        return self._whole("floor")
+
+    def forecast(self) -> pd.DataFrame:
+        """What the full scale costs by measured rates.
+
+        Raises:
+            MissingDataError: it was not asked for.
+        """
+        return self._whole("forecast")
+
+    def active(self) -> pd.DataFrame:
+        """Robustness before and after failed configurations were added to the training set.
+
+        Raises:
+            MissingDataError: it was not asked for.
+        """
+        return self._whole("active")
 
     def speed(self) -> pd.DataFrame:
         """Measured simulation speed of every network: label, batch, ms_per_step, steps_per_second and more.
@@ -169,6 +301,13 @@ class RunTables:
             raise MissingDataError(f"{job} {run} ({kind}): not among the results that were asked for")
         return self._dynamics[kind, job, run]
 
+    def _judged_path(self, kind: str, job: str, run: str, judge: str | None) -> Path:
+        key = (kind, job, run, judge or run)
+        if key not in self._judged:
+            by = "" if key[3] == run else f", judged by {key[3]}"
+            raise MissingDataError(f"{job} {run} ({kind}{by}): not among the results that were asked for")
+        return self._judged[key]
+
     def _whole(self, kind: str) -> pd.DataFrame:
         if not self._single.get(kind):
             raise MissingDataError(f"{kind.replace('_', ' ')}: not among the results that were asked for")
@@ -178,6 +317,14 @@ class RunTables:
     @staticmethod
     def _read(path: Path, columns: tuple[str, ...], may_be_empty: bool) -> pd.DataFrame:
         return read_table(path, columns, RUN_TEXT_COLUMNS, may_be_empty)
+
+
+def _truth(column: pd.Series, path: Path) -> pd.Series:
+    """A column of True and False, however CSV gave it back."""
+    values = column.astype(str).str.strip().str.lower().map({"true": True, "false": False, "1": True, "0": False})
+    if values.isna().any():
+        raise InputError(f"{path}: column '{column.name}' must be True or False; delete the file and run again")
+    return values.astype(bool)
 
 
 def _add(files: dict[Any, Path], key: tuple[str, ...], path: Path) -> None:

@@ -34,6 +34,7 @@ from mlip_studies.claims.run_tables import RunTables
 from mlip_studies.errors import InputError
 from mlip_studies.plotting.save import save_figure
 from mlip_studies.plotting.style import FULL_WIDTH, GREY, OKABE_ITO, panel_letters, paper_band, paper_line, style
+from mlip_studies.studies.context import StudyContext
 from mlip_studies.studies.pavlovic_cells import (
     DATA_NAMES,
     MINUS,
@@ -57,7 +58,6 @@ from mlip_studies.studies.pavlovic_cells import (
     thousands,
     tick,
 )
-from mlip_studies.studies.pavlovic_context import PavlovicContext
 from mlip_studies.studies.pavlovic_products import CLEANED_RUN, CURE_RUN, MAIN_RUN
 from mlip_studies.studies.pavlovic_tables import outliers_table, results_table, shift_check_table, slope_table
 from mlip_studies.units import EV_TO_MEV
@@ -121,7 +121,7 @@ def _round_ticks(n: int = 4, integer: bool = False) -> MaxNLocator:
 # --- figure 3, left -------------------------------------------------------------------------------------------------
 
 
-def energies(tables: RunTables, context: PavlovicContext, output: PathLike) -> None:
+def energies(tables: RunTables, context: StudyContext, output: PathLike) -> None:
     """True against predicted energies before and after the correction per element, and the corrected errors.
 
     After the thesis's figure 3, left; of :data:`~mlip_studies.studies.pavlovic_products.MAIN_RUN`.
@@ -137,7 +137,7 @@ def energies(tables: RunTables, context: PavlovicContext, output: PathLike) -> N
     save_figure(*energies_figure(tables, context), output)
 
 
-def energies_figure(tables: RunTables, context: PavlovicContext) -> Drawn:
+def energies_figure(tables: RunTables, context: StudyContext) -> Drawn:
     """The figure of :func:`energies`, and its numbers."""
     what = "figure fig3-left-energies"
     runs = need(tables, "runs", MAIN_RUN, what)
@@ -220,7 +220,7 @@ def energies_figure(tables: RunTables, context: PavlovicContext) -> Drawn:
 # --- figure 3, right ------------------------------------------------------------------------------------------------
 
 
-def forces(tables: RunTables, context: PavlovicContext, output: PathLike) -> None:
+def forces(tables: RunTables, context: StudyContext, output: PathLike) -> None:
     """True against predicted force components with the thesis's limit of an outlier, and the same for a cleaned set.
 
     Reads forces and runs of the main run and of :data:`~mlip_studies.studies.pavlovic_products.CLEANED_RUN` (if it was
@@ -237,7 +237,7 @@ def forces(tables: RunTables, context: PavlovicContext, output: PathLike) -> Non
     save_figure(*forces_figure(tables, context), output)
 
 
-def forces_figure(tables: RunTables, context: PavlovicContext) -> Drawn:
+def forces_figure(tables: RunTables, context: StudyContext) -> Drawn:
     """The figure of :func:`forces`, and its numbers."""
     what = "figure fig3-right-forces"
     panels = {"all neutral molecules": MAIN_RUN}
@@ -344,7 +344,7 @@ DENSITY = LinearSegmentedColormap.from_list("density", plt.get_cmap("viridis_r")
 # --- the slope ------------------------------------------------------------------------------------------------------
 
 
-def slope(tables: RunTables, context: PavlovicContext, output: PathLike) -> None:
+def slope(tables: RunTables, context: StudyContext, output: PathLike) -> None:
     """Error against the number of atoms for every shift, β and energy label, with the line that mechanism A predicts.
 
     Args:
@@ -377,7 +377,7 @@ def predicted_error(atoms: FloatArray, mean_ev: float, n_pad: float) -> FloatArr
     return mean_ev * (np.asarray(atoms, dtype=float) / n_pad - 1.0)
 
 
-def slope_figure(tables: RunTables, context: PavlovicContext) -> Drawn:
+def slope_figure(tables: RunTables, context: StudyContext) -> Drawn:
     """The figure of :func:`slope`, and its numbers."""
     cells = need_cells(_grid_cells(tables, "molecules"), "figure slope", "formation or total, β 0.99 or 1")
     shifts = [shift for shift in SLOPE_COLUMNS if any(cell.shift == shift for cell in cells)]
@@ -503,7 +503,7 @@ MECHANISMS = (
 )
 
 
-def mechanisms(tables: RunTables, context: PavlovicContext, output: PathLike) -> None:
+def mechanisms(tables: RunTables, context: StudyContext, output: PathLike) -> None:
     """Measured slope, slope of mechanism A and what remains, for every cell.
 
     Args:
@@ -517,7 +517,7 @@ def mechanisms(tables: RunTables, context: PavlovicContext, output: PathLike) ->
     save_figure(*mechanisms_figure(tables, context), output)
 
 
-def mechanisms_figure(tables: RunTables, context: PavlovicContext) -> Drawn:
+def mechanisms_figure(tables: RunTables, context: StudyContext) -> Drawn:
     """The figure of :func:`mechanisms`, and its numbers."""
     cells = need_cells(_grid_cells(tables, "runs"), "figure slope-mechanisms", "formation or total, β 0.99 or 1")
     labels = [data for data in ("formation", "total") if any(cell.data == data for cell in cells)]
@@ -604,7 +604,7 @@ def _told_apart(runs: pd.DataFrame) -> list[tuple[str, str, Mean]]:
     ]  # fmt: skip
 
 
-def convergence(tables: RunTables, context: PavlovicContext, output: PathLike) -> None:
+def convergence(tables: RunTables, context: StudyContext, output: PathLike) -> None:
     """Slope of the energy error and force error against the number of training steps, with energies in the loss.
 
     A slope that belongs to the reference of the energies stays when training goes on; one of energies that are not
@@ -621,7 +621,7 @@ def convergence(tables: RunTables, context: PavlovicContext, output: PathLike) -
     save_figure(*convergence_figure(tables, context), output)
 
 
-def convergence_figure(tables: RunTables, context: PavlovicContext) -> Drawn:
+def convergence_figure(tables: RunTables, context: StudyContext) -> Drawn:
     """The figure of :func:`convergence`, and its numbers."""
     cells = [cell for cell in spice_cells(tables) if cell.size is None and cell.layers is None]
     families = {(cell.data, cell.beta) for cell in cells if cell.steps is not None}
@@ -713,7 +713,7 @@ def _corrected_column(frames: Sequence[pd.DataFrame]) -> str:
     return CORRECTED if all(over_seeds(frame, CORRECTED).n for frame in frames) else CORRECTED_TEST
 
 
-def beta(tables: RunTables, context: PavlovicContext, output: PathLike) -> None:
+def beta(tables: RunTables, context: StudyContext, output: PathLike) -> None:
     """Errors of energy (before and after the correction) and forces against β, for every shift and energy label.
 
     Args:
@@ -727,7 +727,7 @@ def beta(tables: RunTables, context: PavlovicContext, output: PathLike) -> None:
     save_figure(*beta_figure(tables, context), output)
 
 
-def beta_figure(tables: RunTables, context: PavlovicContext) -> Drawn:
+def beta_figure(tables: RunTables, context: StudyContext) -> Drawn:
     """The figure of :func:`beta`, and its numbers."""
     cells = [cell for cell in spice_cells(tables) if cell.data in ("formation", "total") and cell.plain]
     need_cells(cells, "figure beta", "formation or total")
@@ -806,7 +806,7 @@ def _series(
         )  # fmt: skip
 
 
-def layers(tables: RunTables, context: PavlovicContext, output: PathLike) -> None:
+def layers(tables: RunTables, context: StudyContext, output: PathLike) -> None:
     """Errors and cost against the number of layers.
 
     Args:
@@ -820,7 +820,7 @@ def layers(tables: RunTables, context: PavlovicContext, output: PathLike) -> Non
     save_figure(*layers_figure(tables, context), output)
 
 
-def layers_figure(tables: RunTables, context: PavlovicContext) -> Drawn:
+def layers_figure(tables: RunTables, context: StudyContext) -> Drawn:
     """The figure of :func:`layers`, and its numbers."""
     cells = [cell for cell in spice_cells(tables) if cell.size is None and cell.steps is None]
     families = {(cell.data, cell.shift, cell.beta) for cell in cells if cell.layers is not None}
@@ -896,7 +896,7 @@ SMALL = 12  # up to so many atoms every number of atoms is a class
 ABOVE_EDGES = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 100.0)
 
 
-def errors_by(tables: RunTables, context: PavlovicContext, output: PathLike) -> None:
+def errors_by(tables: RunTables, context: StudyContext, output: PathLike) -> None:
     """Errors by subset, number of atoms, energy above the lowest conformation of the molecule, and element.
 
     Args:
@@ -985,7 +985,7 @@ def grouped_errors(frame: pd.DataFrame, key: str, column: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["class", "mean", "half_width_95", "n", "n_molecules"])
 
 
-def errors_by_figure(tables: RunTables, context: PavlovicContext) -> Drawn:
+def errors_by_figure(tables: RunTables, context: StudyContext) -> Drawn:
     """The figure of :func:`errors_by`, and its numbers."""
     present = [entry for entry in COMPARED if entry[0] in tables.names("molecules")]
     if not present:
@@ -1116,7 +1116,7 @@ def _element_errors(tables: RunTables, names: Sequence[str]) -> pd.DataFrame:
 # --- spread over seeds ----------------------------------------------------------------------------------------------
 
 
-def ensemble(tables: RunTables, context: PavlovicContext, output: PathLike) -> None:
+def ensemble(tables: RunTables, context: StudyContext, output: PathLike) -> None:
     """Spread of predictions over seeds against the error of their mean, for energies and forces.
 
     Args:
@@ -1130,7 +1130,7 @@ def ensemble(tables: RunTables, context: PavlovicContext, output: PathLike) -> N
     save_figure(*ensemble_figure(tables, context), output)
 
 
-def ensemble_figure(tables: RunTables, context: PavlovicContext) -> Drawn:
+def ensemble_figure(tables: RunTables, context: StudyContext) -> Drawn:
     """The figure of :func:`ensemble`, and its numbers."""
     found = {run: _ensemble_table(tables, run) for run, *_ in COMPARED}
     frames = {run: frame for run, frame in found.items() if frame is not None}

@@ -20,7 +20,7 @@ from mlip_studies.claims.run_tables import RunTables
 from mlip_studies.claims.verdicts import MIN_SEEDS, half_width
 from mlip_studies.errors import InputError
 from mlip_studies.plotting.style import OKABE_ITO, footer
-from mlip_studies.studies.pavlovic_context import PavlovicContext
+from mlip_studies.studies.context import StudyContext
 from mlip_studies.studies.runs import parse_run_name
 from mlip_studies.units import EV_TO_MEV
 
@@ -132,7 +132,7 @@ def need_cells(cells: Sequence[Cell], what: str, which: str) -> Sequence[Cell]:
     return cells
 
 
-def stated(context: PavlovicContext, claim_id: str) -> float:
+def stated(context: StudyContext, claim_id: str) -> float:
     """The single number of a claim, in its unit.
 
     Args:
@@ -282,7 +282,7 @@ def sizes_text(frames: Iterable[pd.DataFrame]) -> str:
 
 
 def note(
-    figure: Figure, context: PavlovicContext, frames: Sequence[pd.DataFrame], *more: str, seeds: str | None = None
+    figure: Figure, context: StudyContext, frames: Sequence[pd.DataFrame], *more: str, seeds: str | None = None
 ) -> None:
     """Scale, seeds and sizes below a figure; ``more`` are further sentences.
 

@@ -29,7 +29,7 @@ from mlip_studies.errors import InputError
 from mlip_studies.plotting.html_table import write_html_table
 from mlip_studies.plotting.save import save_figure
 from mlip_studies.plotting.style import FULL_WIDTH, GREY, OKABE_ITO, footer, panel_letters, paper_line, style
-from mlip_studies.studies.pavlovic_context import PavlovicContext
+from mlip_studies.studies.context import StudyContext
 from mlip_studies.studies.runs import parse_run_name
 from mlip_studies.units import EV_TO_KCAL_PER_MOL, EV_TO_MEV
 
@@ -288,7 +288,7 @@ def ethanol_rows(runs: pd.DataFrame, scale: str) -> pd.DataFrame:
     return pd.DataFrame([row for _, row in sorted(rows, key=lambda entry: entry[0])])
 
 
-def _reference_rows(context: PavlovicContext) -> pd.DataFrame:
+def _reference_rows(context: StudyContext) -> pd.DataFrame:
     """What the thesis and, as it quotes it, the So3krates paper state."""
     kcal = {name: context.paper(name)[""] for name in (CLAIM_BEFORE, CLAIM_AFTER, CLAIM_FORCE)}
     paper = {name: context.paper(name)[""] for name in (CLAIM_PAPER_ENERGY, CLAIM_PAPER_FORCE)}
@@ -312,7 +312,7 @@ def _reference_rows(context: PavlovicContext) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def ethanol(tables: RunTables, context: PavlovicContext, output: PathLike) -> None:
+def ethanol(tables: RunTables, context: StudyContext, output: PathLike) -> None:
     """Table of errors on ethanol before and after the correction, beside the thesis and the So3krates paper.
 
     Args:
@@ -428,7 +428,7 @@ def _log_ticks(axis: Axes, which: str, wanted: int = 4) -> None:
     target.set_minor_formatter(NullFormatter())
 
 
-def ethanol_learning_curve(tables: RunTables, context: PavlovicContext, output: PathLike) -> None:
+def ethanol_learning_curve(tables: RunTables, context: StudyContext, output: PathLike) -> None:
     """Energy and force MAE of So3krates on ethanol against the number of training frames.
 
     Args:
@@ -649,7 +649,7 @@ def distance_error(part: pd.DataFrame) -> float:
     return float((part["difference"].abs() * (part["r_high"] - part["r_low"])).sum())
 
 
-def md_distances(tables: RunTables, context: PavlovicContext, output: PathLike) -> None:
+def md_distances(tables: RunTables, context: StudyContext, output: PathLike) -> None:
     """Distribution of interatomic distances in the simulations against the reference frames, and their difference.
 
     Args:
@@ -750,7 +750,7 @@ def reference_title(family: str, scale: str) -> str:
 
 
 def _distance_notes(
-    tables: RunTables, context: PavlovicContext, tidy: pd.DataFrame, temperatures: Sequence[float]
+    tables: RunTables, context: StudyContext, tidy: pd.DataFrame, temperatures: Sequence[float]
 ) -> list[str]:
     pairs = list(dict.fromkeys(zip(tidy["job"], tidy["run"], strict=True)))
     replicas = _range([_replica_count(tables, job, run) for job, run in pairs], "replicas")
@@ -913,7 +913,7 @@ def stability_rows(tables: RunTables) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def md_stability_table(tables: RunTables, context: PavlovicContext, output: PathLike) -> None:
+def md_stability_table(tables: RunTables, context: StudyContext, output: PathLike) -> None:
     """Table of the simulations: survival, temperature, drift of the energy, distances.
 
     Args:
@@ -956,7 +956,7 @@ def md_stability_table(tables: RunTables, context: PavlovicContext, output: Path
     write_html_table(frame, output, title, caption, headings=headings, hidden=["run"], cell_class=mark)
 
 
-def md_stability(tables: RunTables, context: PavlovicContext, output: PathLike) -> None:
+def md_stability(tables: RunTables, context: StudyContext, output: PathLike) -> None:
     """Share of replicas alive against time, measured against nominal temperature, and energy drift without thermostat.
 
     Args:
@@ -1077,7 +1077,7 @@ def _draw_drift(
     return tidy
 
 
-def _stability_notes(tables: RunTables, context: PavlovicContext, replicas: pd.DataFrame) -> list[str]:
+def _stability_notes(tables: RunTables, context: StudyContext, replicas: pd.DataFrame) -> list[str]:
     counts = replicas.groupby(["job", "run", "temperature_k"])["replica"].nunique()
     length = sorted(set(replicas["time_ps"].round(3)))
     span = f"{length[0]:g} ps" if len(length) == 1 else f"{length[0]:g} to {length[-1]:g} ps"
@@ -1168,7 +1168,7 @@ def _machine(line: pd.Series) -> str:
     return f"{name}, {int(threads)} thread{'s' if int(threads) > 1 else ''}"
 
 
-def fig2_tradeoff(tables: RunTables, context: PavlovicContext, output: PathLike) -> None:
+def fig2_tradeoff(tables: RunTables, context: StudyContext, output: PathLike) -> None:
     """The thesis's figure 2 a, b, measured here: stability and force error against the speed of a simulation.
 
     Args:
@@ -1293,7 +1293,7 @@ def _temperature_text(stable: pd.DataFrame) -> str:
     return f" at {kelvin[0]:g} K" if len(kelvin) == 1 else ""
 
 
-def _tradeoff_notes(context: PavlovicContext, single: pd.DataFrame, stable: pd.DataFrame) -> list[str]:
+def _tradeoff_notes(context: StudyContext, single: pd.DataFrame, stable: pd.DataFrame) -> list[str]:
     machine = "; ".join(dict.fromkeys(f"{row.device}, {row.precision}" for row in single.itertuples()))
     data = single["run"].map(lambda run: run.split("-")[0])
     same = ", the same for all" if single["n_train"].nunique() == data.nunique() == 1 else ""

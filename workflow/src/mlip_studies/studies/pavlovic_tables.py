@@ -17,6 +17,7 @@ from mlip_studies.claims.inputs import MissingDataError
 from mlip_studies.claims.run_tables import RunTables
 from mlip_studies.errors import InputError
 from mlip_studies.plotting.html_table import write_html_table
+from mlip_studies.studies.context import StudyContext
 from mlip_studies.studies.pavlovic_cells import (
     DATA_NAMES,
     SHIFT_NAMES,
@@ -33,7 +34,6 @@ from mlip_studies.studies.pavlovic_cells import (
     spice_cells,
     stated,
 )
-from mlip_studies.studies.pavlovic_context import PavlovicContext
 from mlip_studies.studies.pavlovic_products import CLEANED_RUN, MAIN_RUN
 from mlip_studies.units import EV_TO_KCAL_PER_MOL, EV_TO_MEV, KCAL_PER_MOL_TO_EV
 
@@ -86,7 +86,7 @@ RESULT_HEADINGS: Mapping[str, str] = {
 }
 
 
-def _scale_note(context: PavlovicContext, frames: Sequence[pd.DataFrame]) -> str:
+def _scale_note(context: StudyContext, frames: Sequence[pd.DataFrame]) -> str:
     """Scale and seeds for a caption."""
     mini = " It does not claim to reproduce the thesis." if context.scale == "mini" else ""
     return f"{context.scale.capitalize()} scale, {seeds_text(frames)}.{mini}".replace("error bars and ±", "±").replace(
@@ -104,7 +104,7 @@ def _setting(cell: Cell, runs: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def results_table(tables: RunTables, context: PavlovicContext, output: PathLike) -> None:
+def results_table(tables: RunTables, context: StudyContext, output: PathLike) -> None:
     """Errors of every cell beside the thesis's, those that it quotes, and chemical accuracy.
 
     Args:
@@ -153,7 +153,7 @@ def _result(cell: Cell, runs: pd.DataFrame) -> dict[str, Any]:
     return row
 
 
-def reference_rows(context: PavlovicContext) -> list[dict[str, Any]]:
+def reference_rows(context: StudyContext) -> list[dict[str, Any]]:
     """Rows of the thesis, of MACE-OFF23 as it quotes it, and of chemical accuracy; energies in eV, forces in eV/Å.
 
     Args:
@@ -217,7 +217,7 @@ OUTLIER_HEADINGS: Mapping[str, str] = {
 }
 
 
-def outliers_table(tables: RunTables, context: PavlovicContext, output: PathLike) -> None:
+def outliers_table(tables: RunTables, context: StudyContext, output: PathLike) -> None:
     """The force components with the largest residuals: which molecules they are of, and what a cleaned set leaves.
 
     Args:
@@ -340,7 +340,7 @@ SLOPE_HEADINGS: Mapping[str, str] = {
 }
 
 
-def slope_table(tables: RunTables, context: PavlovicContext, output: PathLike) -> None:
+def slope_table(tables: RunTables, context: StudyContext, output: PathLike) -> None:
     """Measured slopes, what mechanism A predicts, and what remains, with the constants per element.
 
     Args:
@@ -420,7 +420,7 @@ CHECK_HEADINGS: Mapping[str, str] = {
 VERDICTS = {"none": ("fits", "good"), "warning": ("warning", "open"), "error": ("wrong", "bad")}
 
 
-def shift_check_table(tables: RunTables, context: PavlovicContext, output: PathLike) -> None:
+def shift_check_table(tables: RunTables, context: StudyContext, output: PathLike) -> None:
     """What every choice of the energy reference does to every data set, before any network is trained.
 
     Args:

@@ -1,27 +1,60 @@
-"""What the figures and tables of the study of So3krates on SPICE need besides the results."""
+"""What the figures and tables of a study need besides its results."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from mlip_studies.claims.schema import Claim, ClaimSet
 from mlip_studies.errors import InputError
 
 
 @dataclass(frozen=True)
-class PavlovicContext:
+class RunInfo:
+    """What a product may know about a training run.
+
+    Attributes:
+        name: of the run.
+        groups: groups of the study's configuration that ask for it.
+        data: name of its data.
+        network: name in config/models.yaml.
+        shift: reference of the energies.
+        train_size: training rows; None: all of its split.
+        seeds: of the run.
+    """
+
+    name: str
+    groups: tuple[str, ...]
+    data: str
+    network: str
+    shift: str
+    train_size: int | None
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class StudyContext:
     """What a product needs besides the results.
 
     Attributes:
         scale: mini or full.
-        claims: the claims of the study: all numbers of the thesis come from here.
-        n_train: training frames asked for at this scale, by name of the data.
+        claims: the claims of the study: all numbers of the paper come from here.
+        n_train: training rows asked for at this scale, by name of the data.
+        runs: the training runs of the study, by name.
+        settings: the study's configuration at this scale.
     """
 
     scale: str
     claims: ClaimSet
     n_train: Mapping[str, int] = field(default_factory=dict)
+    runs: Mapping[str, RunInfo] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Numbers of training rows that runs of the study name, from small to large."""
+        return tuple(sorted({run.train_size for run in self.runs.values() if run.train_size is not None}))
 
     def claim(self, claim_id: str) -> Claim:
         """A claim by id.
