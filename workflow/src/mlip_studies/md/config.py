@@ -13,7 +13,8 @@ import yaml
 
 from mlip_studies.artifacts import PathLike
 from mlip_studies.errors import InputError
-from mlip_studies.md.stability import StabilityConfig
+from mlip_studies.md.potentials import check_potential
+from mlip_studies.md.stability import REASONS, StabilityConfig
 from mlip_studies.md.start import StartConfig
 from mlip_studies.models.potential import FIDELITIES
 from mlip_studies.training.options import check, read_options
@@ -30,7 +31,8 @@ class MDConfig:
     """Everything that defines a run.
 
     Attributes:
-        potential: path of a saved potential.
+        potential: path of a saved potential, or a published one: a mapping of ``pretrained`` (its name), ``kind``,
+            ``path``, ``sha256`` and what else :class:`mlip_studies.models.pretrained.PretrainedSpec` has.
         start: start structures.
         time_ps: sampled time, ps.
         temperature_k: one temperature, K, or several: each start structure runs at each.
@@ -50,7 +52,7 @@ class MDConfig:
         run: name of the training run that made the potential, for the tables.
     """
 
-    potential: str
+    potential: Any
     start: StartConfig
     time_ps: float
     temperature_k: Any = 300.0
@@ -91,8 +93,13 @@ class MDConfig:
         for name in ("friction_per_ps", "thermalise_ps", "thermalise_friction_per_ps"):
             value = getattr(self, name)
             check(math.isfinite(value) and value >= 0, f"md.{name}", "0 or more", value)
+        check_potential(self.potential, "md.potential")
         for name, value in vars(self.stability).items():
-            check(value > 0, f"md.stability.{name}", "more than 0", value)
+            if name != "ending":
+                check(value > 0, f"md.stability.{name}", "more than 0", value)
+        ending = self.stability.ending
+        known = "not_finite" in ending and set(ending) <= set(REASONS)
+        check(known, "md.stability.ending", f"not_finite and any of {', '.join(REASONS[1:])}", list(ending))
         check(self.replicas >= 1, "md.replicas", "at least 1", self.replicas)
         check(0 <= self.seed < 2**63, "md.seed", "0 or more", self.seed)
         steps = self.sample_every_fs / self.timestep_fs
@@ -158,7 +165,9 @@ class MDOutputs:
         samples: CSV: job, run, replica, start, temperature_k (nominal), time_ps, potential_ev, kinetic_ev,
             measured_temperature_k, alive; at most :data:`TABLE_LINES` evenly spaced samples of a trajectory. After the
             end of a trajectory the measured columns are empty.
-        replicas: CSV: job, run and one line per trajectory with what the summary says about it.
+        replicas: CSV: job, run and one line per trajectory with what the summary says about it. ``first_reason`` and
+            ``first_ps`` are what happened first of :data:`mlip_studies.md.stability.REASONS`, whether it ended the
+            trajectory or was only noted; ``noted`` of the summary has the first time of each.
         summary: JSON: configuration, costs, and each replica's survival, temperature and conservation of energy. Times
             count from the end of thermalisation: ``ended_ps`` is negative and ``survived_ps`` 0 for what ended before.
     """

@@ -136,7 +136,9 @@ class Observation:
         potential_ev: shape (n,).
         kinetic_ev: shape (n,).
         temperature_k: of this instant, shape (n,).
-        reason: number of one of :data:`mlip_studies.md.stability.REASONS`, -1 where all is well, shape (n,).
+        reason: number of one of :data:`mlip_studies.md.stability.REASONS`, the one that ends the trajectory, -1 where
+            it goes on, shape (n,).
+        held: sum of 2**number over all of these that hold, shape (n,).
     """
 
     positions: NDArray[np.float64]
@@ -144,6 +146,18 @@ class Observation:
     kinetic_ev: NDArray[np.float64]
     temperature_k: NDArray[np.float64]
     reason: NDArray[np.int64]
+    held: NDArray[np.int64]
+
+    def part(self, chosen: NDArray[np.bool_], counts: NDArray[np.int64]) -> Observation:
+        """Of the trajectories that are flagged; ``counts`` are the atoms of all."""
+        return Observation(
+            self.positions[np.repeat(chosen, counts)],
+            self.potential_ev[chosen],
+            self.kinetic_ev[chosen],
+            self.temperature_k[chosen],
+            self.reason[chosen],
+            self.held[chosen],
+        )
 
 
 class Dynamics:
@@ -229,7 +243,7 @@ class Dynamics:
         temperature = self.temperature_k[alive]
         self._kt = torch.as_tensor(temperature * BOLTZMANN_EV_PER_K, device=device)
         bonds, lengths = ([values[index] for index in alive] for values in (self.bonds, self.lengths))
-        self._watch = Watch(self.stability, counts, bonds, lengths, temperature, device)
+        self._watch = Watch(self.stability, counts, bonds, lengths, temperature, device, self.network.model.dtype)
         if self.ensemble:
             self.use(self.ensemble, self._friction)
 
@@ -292,6 +306,13 @@ class Dynamics:
         total = torch.where((self._sizes > 1).unsqueeze(1), total, torch.zeros_like(total))
         state.momenta.sub_(state.masses.unsqueeze(1) * gather(total, system))
 
+    def evaluated(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Potential energies (n_alive,), eV, and whether energy and all forces of each molecule are finite numbers."""
+        bad = ~self.state.forces.isfinite().all(dim=1)
+        n_bad = scatter_sum(bad.double(), self.state.system_idx, len(self.alive))
+        energy = self.state.energy.cpu().numpy().copy()
+        return energy, np.isfinite(energy) & (n_bad.cpu().numpy() == 0)
+
     def evaluate(self) -> None:
         """Energies and forces at the present positions."""
         output = self.network(self.state)
@@ -311,11 +332,10 @@ class Dynamics:
         per_atom = state.momenta.square().sum(dim=1) / (2.0 * state.masses)
         kinetic = scatter_sum(per_atom, system, n)
         temperature = 2.0 * kinetic / (self._degrees * BOLTZMANN_EV_PER_K)
-        reason = self._watch.look(state.positions, state.momenta, state.forces, state.energy, temperature)
-        table = torch.stack([state.energy, kinetic, temperature, reason.double()]).cpu().numpy()
-        return Observation(
-            state.positions.cpu().numpy().copy(), table[0], table[1], table[2], table[3].astype(np.int64)
-        )
+        reason, held = self._watch.look(state.positions, state.momenta, state.forces, state.energy, temperature)
+        table = torch.stack([state.energy, kinetic, temperature, reason.double(), held.double()]).cpu().numpy()
+        positions = state.positions.cpu().numpy().copy()
+        return Observation(positions, *table[:3], *table[3:].astype(np.int64))
 
     def keep(self, flags: NDArray[np.bool_]) -> None:
         """Go on with the molecules that are flagged among those alive; at least one."""
@@ -324,12 +344,18 @@ class Dynamics:
         kept = {name: value[systems if name == "energy" else atoms] for name, value in self.snapshot().items()}
         self._set(self.alive[flags], kept)
 
-    def describe_end(self, position: int, seen: Observation) -> str:
-        """What happened to the molecule at ``position`` among those alive."""
+    def describe_end(self, position: int, seen: Observation, reason: str | None = None) -> str:
+        """What happened to the molecule at ``position`` among those alive.
+
+        Args:
+            position: of the molecule.
+            seen: what was found.
+            reason: one of :data:`mlip_studies.md.stability.REASONS` that holds; the one that ended it if not given.
+        """
         index = int(self.alive[position])
         first = int(self.counts[self.alive][:position].sum())
         return describe_end(
-            REASONS[int(seen.reason[position])],
+            REASONS[int(seen.reason[position])] if reason is None else reason,
             self.molecules[index].atomic_numbers,
             seen.positions[first : first + int(self.counts[index])],
             self.bonds[index],

@@ -15,12 +15,13 @@ keeps single precision exact: Langevin dynamics let a molecule wander.
 
 Every ``sample_every_fs`` all trajectories are looked at (:mod:`mlip_studies.md.stability`); those that ended are noted
 with time and reason and leave the batch, the others go on. Their noise is another one from then on, because it is drawn
-for the whole batch.
+for the whole batch. ``stability: {ending: [not_finite]}`` lets broken molecules go on: what happened to them is noted.
 
 A run resumes from its checkpoint (positions, momenta, forces, generators' state) with the same result, bit by bit on a
 CPU. A configuration looks like this; paths are relative to the working directory::
 
     potential: results/full/pavlovic/runs/ethanol/seed0/model.safetensors
+    # or a published one: {pretrained: ani2x, kind: ani, path: weights/ani-2x_8x.info, sha256: ...}
     start: {store: results/full/data/md17_ethanol/store.h5, rows: lowest_energy}
     ensemble: nvt_langevin     # or nve
     temperature_k: [300, 500]  # each start structure at each
@@ -61,9 +62,12 @@ from mlip_studies.md.observables import (
     temperature_is_off,
     temperature_of,
 )
+from mlip_studies.md.potentials import open_potential
 from mlip_studies.md.stability import REASONS
 from mlip_studies.md.start import Molecule, read_start
 from mlip_studies.md.trajectory import Segments, write_trajectory
+from mlip_studies.models.calculators.graphs import as_dtype
+from mlip_studies.models.checks import check_molecule
 from mlip_studies.training.checkpoint import Checkpoints, describe_model
 from mlip_studies.training.device import choose_device, environment
 from mlip_studies.training.state import JobState, Requeue, StopRequest
@@ -102,6 +106,10 @@ class _Run:
         self.checkpoints = Checkpoints(state.folder, "md", describe_model(dynamics.network.potential))
         self.interval = 0
         self.ends: dict[int, dict[str, Any]] = {}
+        #: by trajectory, what of REASONS ever held, in the order of time
+        self.notes: dict[int, list[dict[str, Any]]] = {}
+        self._noted = np.zeros(len(dynamics.counts), dtype=np.int64)
+        self.start_potential_ev = np.full(len(dynamics.counts), np.nan)
         self.seconds = self.steps = self.system_steps = 0.0
         self.jobs, self.resumed_from = 1, 0
         self.total = config.n_thermal + config.n_intervals
@@ -126,15 +134,36 @@ class _Run:
         torch.manual_seed(self.config.seed)
         self.dynamics.draw_momenta(self.config.seed)
         self.dynamics.evaluate()
+        self._check_start()
         if self.thermalising:
             self._use()
         else:
             self._start_sampling()
 
+    def _check_start(self) -> None:
+        """Stop if the network has no energy or force for a start structure.
+
+        Raises:
+            InputError: names the first such structure.
+        """
+        dynamics = self.dynamics
+        self.start_potential_ev, finite = dynamics.evaluated()
+        if not finite.all():
+            molecule = dynamics.molecules[int(np.argmin(finite))]
+            raise InputError(
+                f"md.potential: {self.config.run or dynamics.network.potential.name}: energy or forces of the start "
+                f"structure {molecule.name} ({formula(molecule.atomic_numbers)}) are not finite numbers; train the "
+                "network again, or start from another geometry"
+            )
+
     def _resume(self, saved: dict[str, Any]) -> None:
         dynamics = self.dynamics
         self.interval = self.resumed_from = int(saved["interval"])
         self.ends = {int(index): end for index, end in saved["ends"]}
+        self.notes = {int(index): list(notes) for index, notes in saved["notes"]}
+        for index, notes in self.notes.items():
+            self._noted[index] = sum(2 ** REASONS.index(note["reason"]) for note in notes)
+        self.start_potential_ev = saved["start_potential_ev"].numpy()
         self.seconds, self.steps, self.system_steps = saved["costs"]
         self.jobs = int(saved["jobs"]) + 1
         if len(saved["alive"]):
@@ -161,9 +190,11 @@ class _Run:
         self._record(self._look())
 
     def _look(self) -> Observation:
-        """Observe; trajectories that ended are noted and leave."""
+        """Observe; what happened is noted, and trajectories that ended leave."""
         dynamics = self.dynamics
         seen = dynamics.observe()
+        for position in np.flatnonzero(seen.held & ~self._noted[dynamics.alive]).tolist():
+            self._note(position, seen)
         well = seen.reason < 0
         if well.all():
             return seen
@@ -173,18 +204,27 @@ class _Run:
             end = {"time_ps": self.time_ps, "reason": REASONS[int(seen.reason[position])], "detail": detail}
             self.ends[index] = end
             print(f"{self.config.job}: trajectory {index} ended at {self.time_ps:.3f} ps: {detail}", flush=True)
-        atoms = np.repeat(well, dynamics.counts[dynamics.alive])
+        seen = seen.part(well, dynamics.counts[dynamics.alive])
         if well.any():
             dynamics.keep(well)
         else:
             dynamics.alive = np.zeros(0, dtype=np.int64)
-        return Observation(
-            seen.positions[atoms],
-            seen.potential_ev[well],
-            seen.kinetic_ev[well],
-            seen.temperature_k[well],
-            seen.reason[well],
-        )
+        return seen
+
+    def _note(self, position: int, seen: Observation) -> None:
+        """Note what holds for the first time of the trajectory at this position among those alive."""
+        index = int(self.dynamics.alive[position])
+        new = int(seen.held[position] & ~self._noted[index])
+        self._noted[index] |= new
+        for number, reason in enumerate(REASONS):
+            if new & 2**number:
+                detail = self.dynamics.describe_end(position, seen, reason)
+                self.notes.setdefault(index, []).append({"time_ps": self.time_ps, "reason": reason, "detail": detail})
+                if seen.reason[position] < 0:
+                    print(
+                        f"{self.config.job}: trajectory {index} at {self.time_ps:.3f} ps: {detail}; it goes on",
+                        flush=True,
+                    )
 
     def _record(self, seen: Observation) -> None:
         if len(self.dynamics.alive):
@@ -209,6 +249,12 @@ class _Run:
         self.system_steps += n * alive
 
     @property
+    def ns_per_day(self) -> float:
+        """Simulated time per day of the machine's, ns, summed over the trajectories."""
+        rate = self.system_steps / self.seconds if self.seconds else 0.0
+        return rate * self.config.timestep_fs * 1e-6 * 86400.0
+
+    @property
     def done(self) -> bool:
         return self.interval >= self.total or not len(self.dynamics.alive)
 
@@ -224,6 +270,8 @@ class _Run:
             "tensors": {name: value.cpu() for name, value in dynamics.snapshot().items()},
             "generator": torch.get_rng_state(),
             "ends": [[index, end] for index, end in self.ends.items()],
+            "notes": [[index, notes] for index, notes in self.notes.items()],
+            "start_potential_ev": torch.as_tensor(self.start_potential_ev),
             "costs": [self.seconds, self.steps, self.system_steps],
             "jobs": self.jobs,
         }
@@ -265,7 +313,8 @@ class _Progress:
         self._last = now
         print(
             f"{run.config.job}: {run.time_ps:.2f}/{run.config.time_ps:g} ps, {len(run.dynamics.alive)} of "
-            f"{len(run.dynamics.molecules)} trajectories, {run.steps / run.seconds:.1f} steps/s",
+            f"{len(run.dynamics.molecules)} trajectories, {run.steps / run.seconds:.1f} steps/s, "
+            f"{run.ns_per_day:.3g} ns/day in all",
             flush=True,
         )
 
@@ -304,9 +353,21 @@ def run_md(
 
 
 def _run(config: MDConfig, outputs: MDOutputs, state_root: Path, device: torch.device, code: str) -> dict[str, Any]:
-    sha256 = sha256_of(require(config.potential))
+    published = isinstance(config.potential, Mapping)
+    sha256 = "" if published else sha256_of(require(config.potential))
     molecules = read_start(config.start)
-    network = Network(config.potential, device, config.precision, config.fidelity)
+    potential: Any = config.potential
+    if published:
+        potential, sha256 = open_potential(config.potential, device, as_dtype(config.precision))
+    network = Network(potential, device, config.precision, config.fidelity)
+    for molecule in molecules:
+        check_molecule(
+            molecule.atomic_numbers,
+            molecule.positions,
+            network.potential.elements,
+            name=molecule.name,
+            min_distance=config.stability.min_distance_angstrom,
+        )
     # Paths may move; what they hold counts.
     skipped = ("potential", "start", "checkpoint_seconds", "job", "run")
     content = {
@@ -386,9 +447,11 @@ def _write(run: _Run, outputs: MDOutputs, content: Mapping[str, Any]) -> dict[st
         "thermalise_ps": config.n_thermal * config.sample_every_fs / FS_PER_PS,
         "temperatures": _by_temperature(replicas),
         "replicas": replicas,
+        "noted": [{"replica": index, **note} for index, notes in sorted(run.notes.items()) for note in notes],
         "steps": int(run.steps),
         "seconds": run.seconds,
         "steps_per_second": per_second,
+        "ns_per_day": run.ns_per_day if run.seconds else None,
         "system_steps_per_second": run.system_steps / run.seconds if run.seconds else None,
         "jobs": run.jobs,
         "resumed_from_interval": run.resumed_from,
@@ -404,8 +467,14 @@ def _write(run: _Run, outputs: MDOutputs, content: Mapping[str, Any]) -> dict[st
         "temperature_k": dynamics.temperature_k,
         "replica": np.arange(n),
         "n_valid": valid.astype(np.int64),
+        "start_positions": np.concatenate([each.positions for each in dynamics.molecules]),
+        "start_potential_ev": run.start_potential_ev,
     }
     attributes = {"config": config.to_dict(), "inputs": content["inputs"], "code": content["code"]}
+    attributes |= {
+        "names": [each.name for each in dynamics.molecules],
+        "ends": [[index, _plain(end)] for index, end in sorted(run.ends.items())],
+    }
     write_trajectory(outputs.trajectory, run.segments, n_samples, tables, attributes)
     _write_replicas(outputs.replicas, summary)
     _write_samples(outputs.samples, run, time_ps, potential, kinetic, temperature)
@@ -432,6 +501,7 @@ def _replica(
     config, dynamics = run.config, run.dynamics
     molecule, nominal = dynamics.molecules[index], float(dynamics.temperature_k[index])
     end = run.ends.get(index)
+    notes = run.notes.get(index, [])
     sampled_ps = config.n_intervals * config.sample_every_fs / FS_PER_PS
     mean, error = mean_and_error(temperature_k)
     line = {
@@ -446,6 +516,8 @@ def _replica(
         "ended_ps": end["time_ps"] if end is not None else None,
         "reason": end["reason"] if end is not None else "",
         "detail": end["detail"] if end is not None else "",
+        "first_reason": notes[0]["reason"] if notes else "",
+        "first_ps": notes[0]["time_ps"] if notes else None,
         "mean_temperature_k": mean,
         "temperature_error_k": error,
         "temperature_off": temperature_is_off(mean, nominal),

@@ -9,6 +9,10 @@ molecules: a simulation is unstable from the time t on at which
 There b_ij is the bond's equilibrium length; here it is the bond's length in the start structure, which is why dynamics
 should start near a minimum. Three more conditions, which are ours, end a trajectory before it disturbs anything else:
 numbers that are not finite, a temperature far beyond the thermostat's, and atoms that fall into each other.
+
+Which of them end a trajectory can be chosen (:attr:`StabilityConfig.ending`); the others are noted when they first hold
+and the trajectory goes on. S. Stocker et al., Mach. Learn.: Sci. Technol. 3, 045010 (2022) sampled molecules that had
+fallen apart.
 """
 
 from __future__ import annotations
@@ -28,6 +32,9 @@ from mlip_studies.graph.scatter import gather, scatter_sum
 BOND_FACTOR = 1.3
 #: names of what can end a trajectory; the first that holds is its reason
 REASONS = ("not_finite", "collision", "broken_bond", "temperature")
+#: Å. Atoms closer than this, in the network's precision, end a trajectory whatever is chosen: a network cannot be asked
+#: about atoms at one place (see :data:`mlip_studies.models.checks.MIN_DISTANCE`).
+COINCIDENT_ANGSTROM = 0.01
 
 
 @dataclass(frozen=True)
@@ -39,11 +46,13 @@ class StabilityConfig:
         max_temperature_factor: largest temperature of an instant, in units of the nominal one. Even a single atom
             exceeds ten times its temperature by chance in one of a million samples only, a molecule never.
         min_distance_angstrom: smallest distance of two atoms, Å.
+        ending: which of :data:`REASONS` end a trajectory, ``not_finite`` always among them.
     """
 
     bond_deviation_angstrom: float = 0.5
     max_temperature_factor: float = 10.0
     min_distance_angstrom: float = 0.3
+    ending: tuple[str, ...] = REASONS
 
 
 def find_bonds(atomic_numbers: NDArray[np.integer], positions: NDArray[np.floating]) -> NDArray[np.int64]:
@@ -83,6 +92,7 @@ class Watch:
         lengths: list[NDArray[np.float64]],
         temperature_k: NDArray[np.float64],
         device: torch.device,
+        precision: torch.dtype = torch.float64,
     ) -> None:
         """Put everything on the device.
 
@@ -93,8 +103,11 @@ class Watch:
             lengths: of these bonds at the start, Å.
             temperature_k: nominal temperature of each molecule, K, shape (n_molecules,).
             device: where the positions are.
+            precision: of the positions that the network sees.
         """
         self.config = config
+        self._precision = precision
+        self._ends = [reason in config.ending for reason in REASONS]
         counts = np.asarray(counts, dtype=np.int64)
         first = np.cumsum(counts) - counts
         self._size = len(counts)
@@ -111,7 +124,9 @@ class Watch:
     def _any(self, flags: Tensor, owner: Tensor) -> Tensor:
         return scatter_sum(flags.to(torch.float64), owner, self._size) > 0
 
-    def look(self, positions: Tensor, momenta: Tensor, forces: Tensor, energy: Tensor, temperature_k: Tensor) -> Tensor:
+    def look(
+        self, positions: Tensor, momenta: Tensor, forces: Tensor, energy: Tensor, temperature_k: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """What is wrong with each molecule.
 
         Args:
@@ -122,19 +137,31 @@ class Watch:
             temperature_k: of this instant, K, shape (n_molecules,).
 
         Returns:
-            number of the first of :data:`REASONS` that holds, -1 if none does, shape (n_molecules,), int64.
+            number of the first of :data:`REASONS` that holds and ends a trajectory, -1 if none does, and the sum of
+            2**number over all that hold, both of shape (n_molecules,), int64.
         """
-        atoms = torch.cat([positions, momenta, forces], dim=1)
+        seen = positions.to(self._precision).double()
+        atoms = torch.cat([positions, momenta, forces, seen], dim=1)
         not_finite = self._any(~atoms.isfinite().all(dim=1), self._graph) | ~energy.isfinite()
-        near = self._distance(positions, self._pair_i, self._pair_j) < self.config.min_distance_angstrom
-        collision = self._any(near, gather(self._graph, self._pair_i))
+        owner = gather(self._graph, self._pair_i)
+        distance = self._distance(positions, self._pair_i, self._pair_j)
+        collision = self._any(distance < self.config.min_distance_angstrom, owner)
         change = (self._distance(positions, self._bond_i, self._bond_j) - self._length).abs()
         broken = self._any(change > self.config.bond_deviation_angstrom, self._bond_owner)
         hot = temperature_k > self._hottest
+        flags = (not_finite, collision, broken, hot)
         reason = torch.full_like(not_finite, -1, dtype=torch.int64)
-        for number, flags in reversed(list(enumerate((not_finite, collision, broken, hot)))):
-            reason = torch.where(flags, number, reason)
-        return reason
+        for number, holds in reversed(list(enumerate(flags))):
+            if self._ends[number]:
+                reason = torch.where(holds, number, reason)
+        together = torch.zeros_like(not_finite)
+        if not all(self._ends):
+            together = self._any(self._distance(seen, self._pair_i, self._pair_j) < COINCIDENT_ANGSTROM, owner)
+            reason = torch.where(together & (reason < 0), REASONS.index("collision"), reason)
+        held = torch.zeros_like(reason)
+        for number, holds in enumerate((not_finite, collision | together, broken, hot)):
+            held += 2**number * holds.to(torch.int64)
+        return reason, held
 
     @staticmethod
     def _distance(positions: Tensor, i: Tensor, j: Tensor) -> Tensor:

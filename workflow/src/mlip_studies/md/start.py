@@ -55,7 +55,7 @@ class Molecule:
     Attributes:
         atomic_numbers: shape (n_atoms,).
         positions: shape (n_atoms, 3), Å.
-        name: where it is from, for messages and tables.
+        name: where it is from, for messages and tables; a structure of an extxyz file may have its own.
     """
 
     atomic_numbers: NDArray[np.int64]
@@ -157,7 +157,8 @@ def _from_ase(path: Path, frames: str) -> list[Molecule]:
     for index, atoms in enumerate(images if isinstance(images, list) else [images]):
         if atoms.pbc.any():
             raise InputError(f"md.start.file: {path}: structure {index} is periodic; expected molecules without a cell")
-        result.append(Molecule(atoms.numbers.astype(np.int64), atoms.positions.copy(), f"{path.name} {index}"))
+        name = " ".join(str(atoms.info.get("name", "")).split()) or f"{path.name} {index}"
+        result.append(Molecule(atoms.numbers.astype(np.int64), atoms.positions.copy(), name))
     return result
 
 

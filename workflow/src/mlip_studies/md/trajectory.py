@@ -12,6 +12,7 @@ Layout of the HDF5 file, for n_samples samples of n trajectories with n_atoms at
 * ``potential_ev``, ``kinetic_ev`` (n_samples, n): NaN likewise.
 * ``start``, ``temperature_k``, ``replica``, ``n_valid`` (n,): number of the start structure, nominal temperature,
   number of the trajectory, samples before its end.
+* ``start_positions`` (n_atoms, 3), Å, and ``start_potential_ev`` (n,): of the start structures, before thermalisation.
 """
 
 from __future__ import annotations
@@ -178,6 +179,9 @@ class Trajectory(AbstractContextManager["Trajectory"]):
     Attributes:
         time_ps: shape (n_samples,).
         start, temperature_k, replica, n_valid: of each trajectory, shape (n,).
+        ptr: first atom of each trajectory, shape (n + 1,).
+        names: of the start structures, of each trajectory.
+        ends: by number, time (ps), reason and words of the trajectories that ended early.
         attributes: what the writer noted.
 
     Raises:
@@ -201,6 +205,10 @@ class Trajectory(AbstractContextManager["Trajectory"]):
         self.temperature_k: NDArray[np.float64] = self._file["temperature_k"][:]
         self.replica: NDArray[np.int64] = self._file["replica"][:]
         self.n_valid: NDArray[np.int64] = self._file["n_valid"][:]
+        self.ptr: NDArray[np.int64] = self._ptr
+        names = self.attributes.get("names")
+        self.names: list[str] = names if names is not None else [f"start {index}" for index in self.start]
+        self.ends: dict[int, dict[str, Any]] = {int(index): end for index, end in self.attributes.get("ends", [])}
 
     def __exit__(self, *_: object) -> None:
         """Close the file."""
@@ -218,6 +226,37 @@ class Trajectory(AbstractContextManager["Trajectory"]):
         """Frames of one trajectory before its end (all by default), shape (n_frames, n_atoms, 3), Å."""
         atoms = slice(int(self._ptr[index]), int(self._ptr[index + 1]))
         return self._file["positions"][: int(self.n_valid[index]), atoms][slice(None) if frames is None else frames]
+
+    def start_positions(self, index: int) -> NDArray[np.float64]:
+        """Start structure of one trajectory, shape (n_atoms, 3), Å."""
+        return self._at_start("start_positions", slice(int(self._ptr[index]), int(self._ptr[index + 1])))
+
+    def start_potential_ev(self, index: int) -> float:
+        """Potential energy of one trajectory's start structure, eV."""
+        return float(self._at_start("start_potential_ev", index))
+
+    def _at_start(self, name: str, where: slice | int) -> Any:
+        """Part of a table of the start structures.
+
+        Raises:
+            InputError: the file was written before they were noted.
+        """
+        if name not in self._file:
+            raise InputError(f"{self.path}: no start structures in it; run the dynamics again")
+        return self._file[name][where]
+
+    def block(
+        self, frames: slice | NDArray[np.integer]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
+        """Samples of all trajectories at once, NaN from their ends on.
+
+        Args:
+            frames: a slice, or numbers in ascending order.
+
+        Returns:
+            positions (n_frames, n_atoms_total, 3), Å, potential and kinetic energies, each (n_frames, n), eV.
+        """
+        return tuple(self._file[name][frames] for name in _PARTS)
 
     def energies(self, index: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Potential and kinetic energy of one trajectory before its end, each (n_valid,), eV."""
