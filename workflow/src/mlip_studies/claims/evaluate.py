@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,7 +12,7 @@ from typing import Any, Protocol
 from mlip_studies.artifacts import PathLike
 from mlip_studies.claims.inputs import MissingDataError
 from mlip_studies.claims.schema import Claim, ClaimSet, load_claims
-from mlip_studies.claims.verdicts import MIN_SEEDS, Estimate, Verdict, combine, judge, judge_difference
+from mlip_studies.claims.verdicts import MIN_SEEDS, SEEDS, Estimate, Verdict, combine, judge, judge_difference
 from mlip_studies.errors import InputError
 
 Metric = Callable[..., Sequence[Estimate]]
@@ -129,6 +130,8 @@ def _outcome(claim: Claim, metric: Metric, tables: Any, scale: str) -> Outcome:
     if not estimates:
         return Outcome(claim, scale, (), Verdict.NOT_RUN, None, "No data.")
     rule, reason = _apply(claim, estimates)
+    if unresolved := _unresolved(claim, estimates):
+        return Outcome(claim, scale, estimates, Verdict.NOT_COMPARABLE, None, unresolved)
     if scale in claim.judged_at:
         return Outcome(claim, scale, estimates, rule, rule if claim.kind != "value" else None, reason)
     scales = " or ".join(claim.judged_at)
@@ -136,6 +139,38 @@ def _outcome(claim: Claim, metric: Metric, tables: Any, scale: str) -> Outcome:
     return Outcome(
         claim, scale, estimates, Verdict.NOT_COMPARABLE, shown, f"Can be judged at scale {scales}; this is {scale}."
     )
+
+
+def _unresolved(claim: Claim, estimates: Sequence[Estimate]) -> str:
+    """Why our numbers cannot be compared with what is stated, "" if they can.
+
+    Where results are checked against calculations of another level than that of the labels, no error below the
+    difference of the two levels can be seen: a statement below this floor is neither confirmed nor refuted.
+    """
+    for one in estimates:
+        if one.unresolved:
+            return one.unresolved
+        if one.floor is None or claim.is_comparison:
+            continue
+        if math.isnan(one.floor):
+            return "The floor of the reference calculations was not measured."
+        low = _lowest_stated(claim, one.name)
+        if low < one.floor:
+            return (
+                f"The stated {f'{low:.4g} {claim.unit}'.rstrip()} is below the floor of "
+                f"{f'{one.floor:.2g} {claim.unit}'.rstrip()}, by which the reference calculations themselves differ "
+                f"from the labels."
+            )
+    return ""
+
+
+def _lowest_stated(claim: Claim, part: str) -> float:
+    if isinstance(claim.paper, Mapping) and "range" in claim.paper:
+        return float(min(claim.paper["range"]))
+    if isinstance(claim.paper, Mapping) and "relation" in claim.paper:
+        return float(claim.paper["value"])
+    numbers = claim.numbers()
+    return numbers[part if part in numbers else ""]
 
 
 def _apply(claim: Claim, estimates: tuple[Estimate, ...]) -> tuple[Verdict, str]:
@@ -153,7 +188,9 @@ def _apply(claim: Claim, estimates: tuple[Estimate, ...]) -> tuple[Verdict, str]
     verdict = combine(verdicts)
     few = [one for one in estimates if not one.deterministic and one.n < MIN_SEEDS]
     if few and verdict is not Verdict.CONTRADICTED:
-        n = min(one.n for one in few)
+        n, of = min((one.n, one.of) for one in few)
+        if of != SEEDS:
+            return verdict, f"{n} of at least {MIN_SEEDS} {of} that an interval needs."
         return verdict, f"{n} seed{'s' if n > 1 else ''}: an interval needs at least {MIN_SEEDS}."
     if len(verdicts) > 1:
         counts = [f"{verdicts.count(kind)} {kind}" for kind in dict.fromkeys(verdicts)]

@@ -32,6 +32,7 @@ MD_COLUMNS: Mapping[str, tuple[str, ...]] = {
         "observed_ps", "failed", "failure_ps", "failure_kind", "n_events",
     ),
     "topology": ("trajectory", "time_ps", "n_fragments", "n_broken", "n_formed"),
+    "spikes": ("trajectory", "time_ps", "largest_force_change_ev_per_angstrom"),
 }  # fmt: skip
 # Reference calculations on sampled frames, and what a network says on the same frames (per frame and per component).
 CHECK_COLUMNS: tuple[str, ...] = (
@@ -168,7 +169,7 @@ class RunTables:
         """One table of one job of molecular dynamics.
 
         Args:
-            kind: samples, distances, replicas, robustness or topology.
+            kind: samples, distances, replicas, robustness, topology or spikes.
             job: name of the job.
             run: name of the run whose network drove it.
 

@@ -15,7 +15,7 @@ import pandas as pd
 from mlip_studies.artifacts import PathLike, write_text
 from mlip_studies.claims.evaluate import Outcome
 from mlip_studies.claims.schema import Background, Claim, ClaimSet
-from mlip_studies.claims.verdicts import Estimate, Verdict
+from mlip_studies.claims.verdicts import SEEDS, Estimate, Verdict
 from mlip_studies.plotting.html_table import write_html_table
 
 COLORS: Mapping[Verdict, str] = {
@@ -51,6 +51,10 @@ RULE = (
     "[m − h, m + h] lies within the stated value ± tolerance, contradicted if it is disjoint from it, inconclusive "
     "otherwise and for fewer than three seeds of a stochastic quantity. Orderings and trends are judged by paired "
     "differences over seeds, signed so that positive agrees with the statement; every part of a statement must hold."
+)
+SAMPLES_RULE = (
+    " Where the column of seeds names something else (molecules, trajectories, blocks of time), one network is judged "
+    "and the interval is over these: a bootstrap, or Student t where one molecule is meant."
 )
 OURS_RULE = (
     " Predictions of this project were fixed before their results, are judged by the same rule and counted apart."
@@ -99,7 +103,9 @@ def describe_tolerance(claim: Claim) -> str:
 def describe_estimate(one: Estimate, named: bool) -> str:
     """Our number with its half width; a deterministic one stands alone."""
     text = _number(one.mean)
-    if not one.deterministic and one.half_width is not None:
+    if one.interval is not None:
+        text = f"{text} ({_number(one.interval[0])} to {_number(one.interval[1])})"
+    elif not one.deterministic and one.half_width is not None:
         digits = 0 if one.half_width >= 9.5 else 1 if one.half_width >= 0.95 else None
         if digits is None:
             text = f"{_number(one.mean)} ± {one.half_width:.2g}"
@@ -114,7 +120,7 @@ def to_frame(outcomes: Sequence[Outcome]) -> pd.DataFrame:
     for outcome in outcomes:
         claim, estimates = outcome.claim, outcome.estimates
         named = len(estimates) > 1 or claim.is_comparison
-        stochastic = [one.n for one in estimates if not one.deterministic]
+        stochastic = [(one.n, one.of) for one in estimates if not one.deterministic]
         rows.append(
             {
                 "claim": claim.id,
@@ -126,7 +132,7 @@ def to_frame(outcomes: Sequence[Outcome]) -> pd.DataFrame:
                 "paper": describe_paper(claim),
                 "ours": "; ".join(describe_estimate(one, named) for one in estimates),
                 "unit": claim.unit,
-                "seeds": str(min(stochastic)) if stochastic else "exact" if estimates else "",
+                "seeds": _sample(stochastic) if stochastic else "exact" if estimates else "",
                 "at_this_scale": str(outcome.at_this_scale) if outcome.at_this_scale else "",
                 "why": outcome.reason,
                 "tolerance": describe_tolerance(claim),
@@ -139,6 +145,12 @@ def to_frame(outcomes: Sequence[Outcome]) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows, columns=list(rows[0]) if rows else list(HEADINGS))
+
+
+def _sample(sizes: Sequence[tuple[int, str]]) -> str:
+    """The smallest sample behind a claim, with what it is of unless these are seeds."""
+    n, of = min(sizes)
+    return str(n) if of == SEEDS else f"{n} {of}"
 
 
 def _finite(value: float | None) -> float | None:
@@ -175,7 +187,10 @@ def to_records(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
                     "name": one.name,
                     "mean": _finite(one.mean),
                     "half_width_95": _finite(one.half_width),
+                    "interval_95": None if one.interval is None else [_finite(end) for end in one.interval],
                     "n": one.n,
+                    "of": one.of,
+                    "floor": _finite(one.floor),
                     "deterministic": one.deterministic,
                 }
                 for one in outcome.estimates
@@ -226,6 +241,8 @@ def write(claims: ClaimSet, outcomes: Sequence[Outcome], path_html: PathLike) ->
     if ours:
         summary += f" {_count(ours, 'prediction')} of this project: {_summary(ours)}."
 
+    sampled = any(one.of != SEEDS for outcome in outcomes for one in outcome.estimates)
+
     def mark(column: str, value: object) -> str | None:
         return COLORS[Verdict(str(value))] if column in ("verdict", "at_this_scale") and value else None
 
@@ -241,7 +258,7 @@ def write(claims: ClaimSet, outcomes: Sequence[Outcome], path_html: PathLike) ->
         cell_class=mark,
         cards=True,
         hidden=("kind", "judged_at", "scale", *(() if ours else ("by",))),
-        before=RULE + (OURS_RULE if ours else ""),
+        before=RULE + (SAMPLES_RULE if sampled else "") + (OURS_RULE if ours else ""),
         after={
             "Findings inside the paper": [f"{item['place']}: {item['finding']}" for item in claims.findings],
             "Not counted as claims": [f"{item['text']}: {item['reason']}" for item in claims.excluded],
