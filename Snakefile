@@ -26,6 +26,8 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/runs.smk"
 include: "workflow/rules/md.smk"
+include: "workflow/rules/robustness.smk"
+include: "workflow/rules/products.smk"
 include: "workflow/rules/mini_data.smk"
 
 
@@ -34,6 +36,7 @@ for name in PROJECT.studies:
     include: f"workflow/rules/studies/{name}.smk"
 
 
+include: "workflow/rules/verdicts.smk"
 include: "workflow/rules/models.smk"
 include: "workflow/rules/data_report.smk"
 include: "workflow/rules/report.smk"

@@ -143,6 +143,35 @@ def test_tiny_slice_of_so3krates_on_spice_makes_all_products(checkout):
     assert not [c["id"] for c in verdicts["claims"] if c["by"] == "paper" and c["verdict"] == "reproduced"]
 
 
+def test_tiny_slice_of_long_and_hot_dynamics_makes_all_products(checkout):
+    out = checkout / "results" / "mini" / "stocker"
+    for name in ("learning-curves", "molecules", "md-errors", "dft-convergence", "survival", "singularities"):
+        assert all((out / "figures" / name).with_suffix(suffix).exists() for suffix in (".png", ".svg", ".csv"))
+    for name in ("results", "checks", "forecast"):
+        assert (out / "tables" / f"{name}.html").exists()
+    # Labels and checks share their level at this scale: the test row that was calculated again has its own energy.
+    floor = read_csv(out / "floor" / "floor.csv")
+    assert floor and all(row["status"] == "converged" for row in floor)
+    assert all(abs(float(row["ae_difference_ev"])) < 1e-4 for row in floor)
+    assert all(float(row["force_mae_ev_per_angstrom"]) < 1e-3 for row in floor)
+    # Four molecules at three temperatures, of the fewest and of the most training rows; every frame has a status.
+    for size in (12, 324):
+        run = f"qm7x-gemnet_q-per_element-n{size}"
+        robustness = read_csv(out / "md" / "thermal" / run / "robustness.csv")
+        assert len(robustness) == 12 and {float(row["temperature_k"]) for row in robustness} == {300, 600, 1200}
+        checks = read_csv(out / "checks" / "thermal" / run / "labels.csv")
+        judged = read_csv(out / "checks" / "thermal" / run / "judged" / f"{run}.csv")
+        assert len(checks) == len(judged) == 12 - sum(int(row["n_missing"]) for row in robustness)
+        for check, errors in zip(checks, judged, strict=True):
+            assert check["status"] == errors["status"]
+            if check["status"] == "converged":
+                shift = float(errors["ae_predicted_ev"]) - float(errors["ae_dft_ev"])
+                assert float(errors["ae_error_ev"]) == pytest.approx(shift, abs=1e-6)
+    verdicts = json.loads((out / "verdicts.json").read_text())
+    assert len(verdicts["claims"]) >= 50
+    assert not [c["id"] for c in verdicts["claims"] if c["by"] == "paper" and c["verdict"] == "reproduced"]
+
+
 def read_csv(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8", newline="") as stream:
         return list(csv.DictReader(stream))
@@ -189,7 +218,7 @@ def test_named_splits_nest_and_keep_molecules_apart(checkout):
     for split in (random, molecules):
         parts = [split[name] for name in ("train", "val", "test")]
         assert len(np.unique(np.concatenate(parts))) == sum(map(len, parts))
-        assert split["train_sizes"].tolist() == [32, 100, 320]
+        assert split["train_sizes"].tolist() == [12, 36, 108, 324]
     with h5py.File(checkout / "results/mini/data/qm7x_mini/store.h5") as store:
         group = store["group"][:]
     assert not set(group[molecules["train"]]) & set(group[molecules["test"]])
@@ -224,7 +253,7 @@ def test_a_network_trains_from_the_workflow_and_its_file_is_a_potential(checkout
     folder = checkout / "results/mini/models/training/schnet/seed0"
     snakemake(checkout, str((folder / "run.json").relative_to(checkout)), config=[*TINY, "budget_scale=0.05"])
     run = json.loads((folder / "run.json").read_text())
-    assert (run["steps"], run["n_train"], run["n_test"]) == (20, 320, 101)
+    assert (run["steps"], run["n_train"], run["n_test"]) == (20, 324, 101)
     history = read_csv(folder / "history.csv")
     assert int(history[-1]["step"]) == 20
     script = (

@@ -386,9 +386,7 @@ def test_beta_figure_holds_the_thesis(tables: RunTables, context: StudyContext) 
     assert sorted(ours["beta"].unique()) == [0.9, 0.99, 0.999, 1.0]
 
 
-def test_layers_include_the_default_and_need_another(
-    tables: RunTables, context: StudyContext, tmp_path: Path
-) -> None:
+def test_layers_include_the_default_and_need_another(tables: RunTables, context: StudyContext, tmp_path: Path) -> None:
     tidy = drawn(*pavlovic.layers_figure(tables, context))
     forces = tidy[tidy["quantity"] == pavlovic.FORCE]
     assert sorted(forces["n_layers"]) == [1, 3, 6]

@@ -1,4 +1,4 @@
-"""Runs of a study from lists of settings, and the products of the study of So3krates on SPICE."""
+"""Runs of a study from lists of settings, and the products of the studies that list them."""
 
 import ast
 import importlib.util
@@ -7,11 +7,19 @@ from pathlib import Path
 import pytest
 
 from mlip_studies.config import SCALES, load_models, load_study
+from mlip_studies.data.extend_store import FrameSelection
+from mlip_studies.dft.spot_check import SpotCheckConfig
 from mlip_studies.errors import InputError
-from mlip_studies.studies.pavlovic_products import PRODUCTS
+from mlip_studies.md.engine import MDConfig
+from mlip_studies.md.robustness import RobustnessConfig
+from mlip_studies.studies.pavlovic_products import PRODUCTS as PAVLOVIC
+from mlip_studies.studies.products import product_inputs
 from mlip_studies.studies.runs import AXES, expand_runs, lookup_run, parse_run_name, run_configuration, run_name
+from mlip_studies.studies.stocker_products import PRODUCTS as STOCKER
+from mlip_studies.training.options import read_options
 from mlip_studies.training.run import RunConfig
 
+STUDIES = {"pavlovic": PAVLOVIC, "stocker": STOCKER}
 ROOT = Path(__file__).parents[2]
 NUMBERS = {
     "seeds": [0, 1, 2],
@@ -113,38 +121,73 @@ def test_unknown_runs_and_networks_are_one_line():
         run_configuration(runs["a-net-none-b1"], 0, NUMBERS["data"]["a"], {}, "D")
 
 
+@pytest.mark.parametrize("study", STUDIES)
 @pytest.mark.parametrize("scale", SCALES)
-def test_every_run_of_the_study_is_a_valid_training(scale):
-    numbers, _ = load_study(ROOT, "pavlovic", scale)
+def test_every_run_of_a_study_is_a_valid_training(study, scale):
+    numbers, _ = load_study(ROOT, study, scale)
     networks = load_models(ROOT, scale)["networks"]
-    runs = expand_runs("pavlovic", numbers)
+    runs = expand_runs(study, numbers)
     for run in runs.values():
-        RunConfig.from_dict(run_configuration(run, 0, numbers["data"][run.data], networks, "D"))
-    # The experiment that explains the energies: every combination is there.
-    assert sum("slope" in run.groups for run in runs.values()) == 12
-    for product in PRODUCTS.values():
-        names = product.run_names(runs)
-        assert names or product.md or product.shift_check
-        if product.demo:
-            assert all(runs[name].demo for name in names)
+        RunConfig.from_dict(run_configuration(run, 0, numbers["data"][run.data], networks, "D", study_folder="S"))
     simulated = {entry["run"] for job in numbers["md"].values() for entry in job["runs"]}
     assert simulated <= set(runs)
+    for product in STUDIES[study].values():
+        names = product.run_names(runs)
+        assert names or product.md or product.shift_check or product.starts or product.active
+        if product.demo:
+            assert all(runs[name].demo for name in names)
+            assert all(runs[name].demo for _, name in product.simulations(study, numbers, runs))
+        inputs = product_inputs(product, study, numbers, runs, "S", "D")
+        assert inputs and len(inputs) == len(set(inputs))
+
+
+def test_the_experiment_that_explains_the_energies_has_every_combination():
+    for scale in SCALES:
+        runs = expand_runs("pavlovic", load_study(ROOT, "pavlovic", scale)[0])
+        assert sum("slope" in run.groups for run in runs.values()) == 12
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_dynamics_and_checks_of_the_robustness_study_are_valid(scale):
+    numbers, _ = load_study(ROOT, "stocker", scale)
+    for name, job in numbers["md"].items():
+        assert job["start"] in numbers["starts"], name
+        settings = {key: value for key, value in job.items() if key not in ("runs", "start")}
+        MDConfig.from_dict({**settings, "potential": "p", "start": {"file": "s.xyz", "frames": ":"}})
+    checks = numbers["checks"]
+    SpotCheckConfig.from_dict(
+        {key: checks[key] for key in ("level", "max_cycle", "time_limit_s", "memory_limit_mb")} | {"frames": "f"}
+    )
+    read_options(RobustnessConfig, numbers["robustness"], "robustness")
+    FrameSelection.from_dict(numbers["data"]["active"]["extends"]["selection"])
+    for entry in numbers["starts"].values():
+        for file in entry.get("files", ()):
+            assert (ROOT / "resources/stocker-molecules" / f"{file}.xyz").is_file()
+    runs = {(job, entry["run"]) for job, settings in numbers["md"].items() for entry in settings["runs"]}
+    assert {(pair["job"], pair[key]) for pair in checks["crossed"] for key in ("frames", "judge")} <= runs
+    # All four sizes of the paper's network run, and the demo's are the fewest and the most rows.
+    sizes = sorted({run.train_size for run in expand_runs("stocker", numbers).values() if "schnet" in run.groups})
+    every = expand_runs("stocker", numbers)
+    found = [every[run].train_size for _, run in STOCKER["md-errors-all"].simulations("stocker", numbers, every)]
+    ends = [every[run].train_size for _, run in STOCKER["md-errors"].simulations("stocker", numbers, every)]
+    assert found == sizes and ends == [sizes[0], sizes[-1]]
 
 
 def test_a_product_that_needs_several_seeds_is_left_out_without_them():
     numbers, _ = load_study(ROOT, "pavlovic", "mini")
-    assert PRODUCTS["ensemble"].possible(expand_runs("pavlovic", numbers))
+    assert PAVLOVIC["ensemble"].possible(expand_runs("pavlovic", numbers))
     one = expand_runs("pavlovic", {**numbers, "seeds": [0]})
-    assert [name for name, product in PRODUCTS.items() if not product.possible(one)] == ["ensemble"]
+    assert [name for name, product in PAVLOVIC.items() if not product.possible(one)] == ["ensemble"]
 
 
-def test_every_product_has_its_function_and_caption():
-    for key, product in PRODUCTS.items():
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_product_has_its_function_and_caption(study):
+    for key, product in STUDIES[study].items():
         source = importlib.util.find_spec(product.module).origin
         functions = {
             node.name for node in ast.parse(Path(source).read_text()).body if isinstance(node, ast.FunctionDef)
         }
         assert product.function in functions, key
-        assert (ROOT / "workflow/report/pavlovic" / f"{key}.rst").read_text().strip(), key
-    paths = [path for product in PRODUCTS.values() for path in product.paths("x")]
+        assert (ROOT / "workflow/report" / study / f"{key}.rst").read_text().strip(), key
+    paths = [path for product in STUDIES[study].values() for path in product.paths("x")]
     assert len(paths) == len(set(paths))

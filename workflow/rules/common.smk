@@ -14,7 +14,12 @@ from mlip_studies.errors import InputError
 from mlip_studies.jobs import add_to_python_path
 from mlip_studies.models.catalog import model_module
 from mlip_studies.provenance import front_page
-from mlip_studies.studies.runs import expand_runs, lookup_run, run_configuration
+from mlip_studies.studies.runs import (
+    data_store,
+    expand_runs,
+    lookup_run,
+    run_configuration,
+)
 
 # Jobs import the package from this checkout, also where it is not installed (a compute node, a bare clone).
 add_to_python_path(ROOT / "workflow" / "src")
@@ -48,10 +53,10 @@ LOGS = f"{OUT}/logs"
 BENCHMARKS = f"{OUT}/benchmarks"
 OTHER_SCALE = "full" if SCALE == "mini" else "mini"
 
-# Filled by the studies: everything, what `make demo` makes, and what the report's front needs.
+# Filled by the studies: everything, what `make demo` makes, and what verdicts are judged on.
 STUDY_TARGETS = []
 DEMO_TARGETS = []
-VERDICTS = []
+VERDICT_INPUTS = {}
 
 
 wildcard_constraints:
@@ -66,6 +71,9 @@ wildcard_constraints:
     network=r"[a-z0-9_]+",
     run=r"[A-Za-z0-9_.-]+",
     job=r"[a-z0-9_]+",
+    starts=r"[a-z0-9_]+",
+    data=r"[a-z0-9_]+",
+    judge=r"[A-Za-z0-9_.-]*[A-Za-z0-9_-]",
 
 
 def code(*modules):
@@ -256,6 +264,7 @@ def run_config(wildcards):
             PROJECT.models["networks"],
             f"{OUT}/data",
             PROJECT.settings["budget_scale"],
+            f"{OUT}/{wildcards.study}",
         )
     except InputError as error:
         raise WorkflowError(str(error)) from None
@@ -276,7 +285,13 @@ def seed_files(wildcards, name):
 def run_store(study, name):
     """Store that a run learns from."""
     run = lookup_run(study, RUNS.get(study, {}), name)
-    return f"{OUT}/data/{PROJECT.studies[study]['data'][run.data]['dataset']}/store.h5"
+    return study_store(study, run.data)
+
+
+def study_store(study, data):
+    """Store of an entry of a study's data."""
+    entry = PROJECT.studies[study]["data"][data]
+    return data_store(data, entry, f"{OUT}/data", f"{OUT}/{study}")
 
 
 def run_modules(wildcards):
@@ -290,11 +305,24 @@ def run_model_modules(wildcards):
     return [model_module(run_config(Seedless(wildcards))["model"]["name"])]
 
 
+class JobOf:
+    """Wildcards of a job of dynamics with a run's network."""
+
+    def __init__(self, study, job, run):
+        self.study, self.job, self.run = study, job, run
+
+
+def judge_modules(wildcards):
+    """The module of the network that judges frames."""
+    judge = Seedless(wildcards, wildcards.judge)
+    return [model_module(run_config(judge)["model"]["name"])]
+
+
 class Seedless:
     """Wildcards of a job that uses the first seed of a run."""
 
-    def __init__(self, wildcards):
-        self.study, self.run, self.seed = wildcards.study, wildcards.run, "0"
+    def __init__(self, wildcards, run=None):
+        self.study, self.run, self.seed = wildcards.study, run or wildcards.run, "0"
 
 
 def training_modules(model, training):
@@ -339,32 +367,200 @@ def run_spec(wildcards):
 # ---- molecular dynamics ----
 
 
-def md_config(wildcards):
-    """Configuration of one job of dynamics, as mlip_studies.md.engine.MDConfig reads it."""
-    jobs = study_numbers(wildcards.study).get("md", {})
-    if wildcards.job not in jobs:
+def md_entry(study, job, run):
+    """Settings of one job of dynamics with one run's network."""
+    jobs = study_numbers(study).get("md", {})
+    if job not in jobs:
         raise WorkflowError(
-            f"study {wildcards.study} has no dynamics {wildcards.job}; it has {', '.join(jobs) or 'none'}"
+            f"study {study} has no dynamics {job}; it has {', '.join(jobs) or 'none'}"
         )
-    settings = dict(jobs[wildcards.job])
-    own = [entry for entry in settings.pop("runs") if entry["run"] == wildcards.run]
+    settings = dict(jobs[job])
+    own = [entry for entry in settings.pop("runs") if entry["run"] == run]
     if not own:
         raise WorkflowError(
-            f"config/studies/{wildcards.study}.yaml: key 'md.{wildcards.job}.runs' does not list {wildcards.run}"
+            f"config/studies/{study}.yaml: key 'md.{job}.runs' does not list {run}"
         )
     settings |= {
         key: value for key, value in own[0].items() if key not in ("run", "demo")
     }
+    # A few samples always: the smallest that a table can be made from.
+    shortest = 4 * settings["sample_every_fs"] / 1000
+    for key in ("time_ps", "thermalise_ps"):
+        least = shortest if key == "time_ps" else 0.0
+        settings[key] = scaled(settings[key], min(least, settings[key]))
+    return settings
+
+
+def scaled(value, least):
+    """A length or number of a simulation or check, times the factor on budgets where that is below one."""
+    factor = PROJECT.settings["budget_scale"]
+    return value if factor >= 1 else max(value * factor, least)
+
+
+def check_samples(wildcards):
+    """Frames per trajectory that are calculated again."""
+    samples = study_numbers(wildcards.study)["checks"]["samples"]
+    return round(scaled(samples, 1))
+
+
+def floor_settings(wildcards):
+    """Test rows that are calculated again."""
+    settings = study_numbers(wildcards.study)["checks"]["floor"]
+    return settings | {"rows": round(scaled(settings["rows"], 1))}
+
+
+def md_start(wildcards):
+    """Where the start structures of dynamics are: a set of the study, or the store of the run."""
+    start = md_entry(wildcards.study, wildcards.job, wildcards.run).get("start")
+    if start is None:
+        return run_store(wildcards.study, wildcards.run)
+    return f"{OUT}/{wildcards.study}/starts/{start}.xyz"
+
+
+def md_config(wildcards):
+    """Configuration of one job of dynamics, as mlip_studies.md.engine.MDConfig reads it."""
+    settings = md_entry(wildcards.study, wildcards.job, wildcards.run)
+    path = md_start(wildcards)
+    from_store = {"store": path, "rows": "lowest_energy"}
+    start = {"file": path, "frames": ":"} if "start" in settings else from_store
     return {
         **settings,
         "job": wildcards.job,
         "run": wildcards.run,
         # From the wildcards: snakemake does not compare parameters that are made from inputs.
         "potential": f"{OUT}/{wildcards.study}/runs/{wildcards.run}/seed0/model.safetensors",
-        "start": {
-            "store": run_store(wildcards.study, wildcards.run),
-            "rows": "lowest_energy",
-        },
+        "start": start,
+    }
+
+
+# ---- start structures, reference calculations ----
+
+
+def starts_of(kind):
+    """Pattern of the names of start structures of a kind, in any study."""
+    names = {
+        name
+        for numbers in PROJECT.studies.values()
+        for name, entry in numbers.get("starts", {}).items()
+        if entry["kind"] == kind
+    }
+    return "|".join(sorted(names)) or "(?!)"
+
+
+def start_entry(wildcards, kind):
+    """Settings of a set of start structures."""
+    starts = study_numbers(wildcards.study).get("starts", {})
+    entry = starts.get(wildcards.starts)
+    if entry is None or entry["kind"] != kind:
+        raise WorkflowError(
+            f"study {wildcards.study} has no start structures {wildcards.starts}; it has {', '.join(starts) or 'none'}"
+        )
+    return entry
+
+
+def representatives_spec(wildcards):
+    """How many molecules are chosen, as mlip_studies.data.representatives reads it."""
+    entry = start_entry(wildcards, "representatives")
+    fidelity = PROJECT.studies[wildcards.study]["data"][entry["data"]]["fidelity"]
+    spec = {"n": entry["count"], "seed": entry["seed"], "fidelity": fidelity}
+    return spec | {"names": entry["names"]} if "names" in entry else spec
+
+
+def study_data(wildcards):
+    """Entry of a study's data by its name."""
+    entries = study_numbers(wildcards.study)["data"]
+    if wildcards.data not in entries:
+        raise WorkflowError(
+            f"study {wildcards.study} has no data {wildcards.data}; it has {', '.join(entries)}"
+        )
+    return entries[wildcards.data]
+
+
+def run_atoms(wildcards):
+    """Isolated atoms of the labels that a run learnt from, the zero of its atomization energies."""
+    run = lookup_run(wildcards.study, RUNS[wildcards.study], wildcards.run)
+    return f"{OUT}/{wildcards.study}/isolated_atoms/{run.data}.json"
+
+
+def spot_check_settings(wildcards):
+    """Level and limits of a study's reference calculations."""
+    checks = study_numbers(wildcards.study)["checks"]
+    keys = ("level", "max_cycle", "time_limit_s", "memory_limit_mb")
+    return {key: checks[key] for key in keys}
+
+
+def floor_data(wildcards):
+    """Entry of the data whose test rows are calculated again."""
+    numbers = study_numbers(wildcards.study)
+    return numbers["data"][numbers["checks"]["floor"]["data"]]
+
+
+def floor_store(wildcards):
+    return f"{OUT}/data/{floor_data(wildcards)['dataset']}/store.h5"
+
+
+def floor_split(wildcards):
+    entry = floor_data(wildcards)
+    return f"{OUT}/data/{entry['dataset']}/splits/{entry['split']}.npz"
+
+
+def floor_atoms(wildcards):
+    data = study_numbers(wildcards.study)["checks"]["floor"]["data"]
+    return f"{OUT}/{wildcards.study}/isolated_atoms/{data}.json"
+
+
+def extended_size(wildcards):
+    """Rows that the extended training set begins with: those of the network whose dynamics extend it."""
+    run = study_data(wildcards)["extends"]["run"]
+    return lookup_run(wildcards.study, RUNS[wildcards.study], run).train_size
+
+
+def extended_total(wildcards):
+    """Rows of the extended training set: those that its run asks for."""
+    runs = RUNS[wildcards.study].values()
+    return next(run.train_size for run in runs if run.data == wildcards.data)
+
+
+def active_rounds(wildcards):
+    """Dynamics and errors before and after a study's data set was extended."""
+    data, entry = next(
+        (name, entry)
+        for name, entry in study_numbers(wildcards.study)["data"].items()
+        if "extends" in entry
+    )
+    job, first = entry["extends"]["job"], entry["extends"]["run"]
+    after = next(
+        name for name, run in RUNS[wildcards.study].items() if run.data == data
+    )
+    folder = f"{OUT}/{wildcards.study}"
+    return {
+        "robustness": [
+            f"{folder}/md/{job}/{run}/robustness.csv" for run in (first, after)
+        ],
+        "runs": [f"{folder}/tables/{run}/runs.csv" for run in (first, after)],
+        "report": f"{folder}/extended/{data}/report.json",
+    }
+
+
+def base_split_of(wildcards):
+    """Split of the data set that is extended."""
+    entry = study_data(wildcards)
+    return f"{OUT}/data/{entry['dataset']}/splits/{entry['split']}.npz"
+
+
+def extension_inputs(wildcards):
+    """Checked frames that a study's data set is extended by, and what it extends."""
+    entry = study_data(wildcards)
+    added = entry["extends"]
+    folder = f"{OUT}/{wildcards.study}/checks/{added['job']}/{added['run']}"
+    data = f"{OUT}/data/{entry['dataset']}"
+    return {
+        "frames": f"{folder}/frames.npz",
+        "labels": f"{folder}/labels.npz",
+        "table": f"{folder}/labels.csv",
+        "starts": md_start(JobOf(wildcards.study, added["job"], added["run"])),
+        "store": f"{data}/store.h5",
+        "atoms": f"{OUT}/{wildcards.study}/isolated_atoms/{wildcards.data}.json",
     }
 
 

@@ -4,7 +4,7 @@
 rule md:
     input:
         potential=f"{OUT}/{{study}}/runs/{{run}}/seed0/model.safetensors",
-        store=lambda wildcards: run_store(wildcards.study, wildcards.run),
+        start=md_start,
     output:
         trajectory=f"{OUT}/{{study}}/md/{{job}}/{{run}}/trajectory.h5",
         samples=f"{OUT}/{{study}}/md/{{job}}/{{run}}/samples.csv",

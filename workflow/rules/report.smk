@@ -22,7 +22,7 @@ rule provenance:
 
 rule costs:
     input:
-        VERDICTS,
+        [f"{OUT}/{study}/verdicts.json" for study in VERDICT_INPUTS],
     output:
         html=report(
             f"{OUT}/costs.html",

@@ -11,12 +11,20 @@ if TYPE_CHECKING:
 with job(snakemake.log[0]):
     from mlip_studies.claims.run_tables import RunTables
     from mlip_studies.claims.schema import load_claims
-    from mlip_studies.studies.context import StudyContext
+    from mlip_studies.studies.context import RunInfo, StudyContext
 
+    context = snakemake.params.context
     module = importlib.import_module(snakemake.params.module)
     make = getattr(module, snakemake.params.function)
     make(
         RunTables.from_paths(snakemake.input.tables),
-        StudyContext(snakemake.params.scale, load_claims(snakemake.input.claims), snakemake.params.n_train),
+        StudyContext(
+            context["scale"],
+            load_claims(snakemake.input.claims),
+            context["n_train"],
+            {name: RunInfo(**run) for name, run in context["runs"].items()},
+            context["settings"],
+            tuple(snakemake.input.tables),
+        ),
         snakemake.output[0],
     )

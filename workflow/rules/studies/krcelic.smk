@@ -41,7 +41,7 @@ for kind, suffix, others in (
             name:
                 alias_name
             input:
-                data=product_inputs(entry),
+                data=krcelic_inputs(entry),
                 claims="config/claims/krcelic.yaml",
             output:
                 report(
@@ -80,42 +80,10 @@ ALL_PAIRS = [
         tuple(pair) for entry in KRCELIC["figures"].values() for pair in entry["inputs"]
     )
 ]
-for verdicts, pairs in (("verdicts", DEMO_PAIRS), ("verdicts-all", ALL_PAIRS)):
-
-    rule:
-        name:
-            f"krcelic_{verdicts.replace('-', '_')}"
-        input:
-            claims="config/claims/krcelic.yaml",
-            tables=product_inputs({"inputs": pairs}),
-        output:
-            html=report(
-                f"{KRCELIC_OUT}/{verdicts}.html",
-                caption="../../report/verdicts.rst",
-                category="Verdicts",
-                labels={"name": verdicts, "in the thesis": "all claims"},
-            ),
-            csv=f"{KRCELIC_OUT}/{verdicts}.csv",
-            json=f"{KRCELIC_OUT}/{verdicts}.json",
-        log:
-            f"{LOGS}/krcelic_{verdicts}.log",
-        benchmark:
-            f"{BENCHMARKS}/verdicts/krcelic-{verdicts}.jsonl"
-        localrule: True
-        conda:
-            "../../../envs/core.yaml"
-        resources:
-            mem_mb=1000,
-            runtime=10,
-        params:
-            scale=SCALE,
-            code=code(
-                "mlip_studies.claims.evaluate",
-                "mlip_studies.claims.table",
-                "mlip_studies.claims.krcelic",
-            ),
-        script:
-            "../../scripts/verdicts.py"
+VERDICT_INPUTS["krcelic"] = {
+    "verdicts": krcelic_inputs({"inputs": DEMO_PAIRS}),
+    "verdicts-all": krcelic_inputs({"inputs": ALL_PAIRS}),
+}
 
 
 rule krcelic_demo:
@@ -135,4 +103,3 @@ rule krcelic:
 
 STUDY_TARGETS += rules.krcelic.input
 DEMO_TARGETS += rules.krcelic_demo.input
-VERDICTS.append(f"{KRCELIC_OUT}/verdicts.json")

@@ -32,7 +32,7 @@ def run_files(wildcards):
     )
 
 
-def product_inputs(entry):
+def krcelic_inputs(entry):
     """Tidy files that a figure or table is made from."""
     files = [
         f"{KRCELIC_OUT}/tables/{experiment}/{variant}/{name}.csv"

@@ -1,49 +1,7 @@
-# So3krates on SPICE (Pavlović): figures, tables, verdicts.
+# So3krates on SPICE (Pavlović): its targets, and the view of its outliers.
+from mlip_studies.studies.pavlovic_products import MAIN_RUN as PAVLOVIC_MAIN
 
-
-include: "pavlovic_common.smk"
-
-
-# One rule per figure and table, named by its alias: `snakemake pavlovic_slope` makes results/<scale>/pavlovic/figures/slope.png.
-for key, product in PAVLOVIC_PRODUCTS.items():
-
-    rule:
-        name:
-            pavlovic_alias(key)
-        input:
-            tables=pavlovic_inputs(product),
-            claims="config/claims/pavlovic.yaml",
-        output:
-            report(
-                product.paths(PAVLOVIC_OUT)[0],
-                caption=f"../../report/pavlovic/{key}.rst",
-                category="So3krates on SPICE (Pavlović)",
-                subcategory=f"{product.kind.capitalize()}s",
-                labels={"name": key, "in the thesis": product.in_paper},
-            ),
-            product.paths(PAVLOVIC_OUT)[1:],
-        log:
-            f"{LOGS}/pavlovic/{key}.log",
-        benchmark:
-            f"{BENCHMARKS}/draw/pavlovic-{key}.jsonl"
-        localrule: True
-        conda:
-            "../../../envs/core.yaml"
-        resources:
-            mem_mb=2000,
-            runtime=10,
-        params:
-            module=product.module,
-            function=product.function,
-            scale=SCALE,
-            n_train={
-                name: max(SPLITS[entry["split"]]["train"])
-                for name, entry in PAVLOVIC["data"].items()
-                if SPLITS.get(entry["split"], {}).get("train")
-            },
-            code=code(product.module),
-        script:
-            "../../scripts/study_product.py"
+PAVLOVIC_OUT = f"{OUT}/pavlovic"
 
 
 rule pavlovic_outliers_3d:
@@ -81,50 +39,9 @@ rule pavlovic_outliers_3d:
         "../../scripts/outlier_structures.py"
 
 
-for verdicts, demo in (("verdicts", True), ("verdicts-all", False)):
-
-    rule:
-        name:
-            f"pavlovic_{verdicts.replace('-', '_')}"
-        input:
-            claims="config/claims/pavlovic.yaml",
-            tables=pavlovic_verdict_inputs(demo),
-        output:
-            html=report(
-                f"{PAVLOVIC_OUT}/{verdicts}.html",
-                caption="../../report/verdicts.rst",
-                category="Verdicts",
-                labels={
-                    "name": f"{verdicts} (So3krates on SPICE)",
-                    "in the thesis": "all claims",
-                },
-            ),
-            csv=f"{PAVLOVIC_OUT}/{verdicts}.csv",
-            json=f"{PAVLOVIC_OUT}/{verdicts}.json",
-        log:
-            f"{LOGS}/pavlovic_{verdicts}.log",
-        benchmark:
-            f"{BENCHMARKS}/verdicts/pavlovic-{verdicts}.jsonl"
-        localrule: True
-        conda:
-            "../../../envs/core.yaml"
-        resources:
-            mem_mb=1000,
-            runtime=10,
-        params:
-            scale=SCALE,
-            code=code(
-                "mlip_studies.claims.evaluate",
-                "mlip_studies.claims.table",
-                "mlip_studies.claims.pavlovic",
-            ),
-        script:
-            "../../scripts/verdicts.py"
-
-
 rule pavlovic_demo:
     input:
-        pavlovic_products(lambda product: product.demo),
+        study_products("pavlovic", lambda product: product.demo),
         rules.pavlovic_outliers_3d.output.page,
         f"{PAVLOVIC_OUT}/verdicts.html",
     localrule: True
@@ -133,13 +50,13 @@ rule pavlovic_demo:
 # The check on published ethanol frames, which are downloaded.
 rule pavlovic_ethanol:
     input:
-        pavlovic_products(lambda product: "published" in product.file_name),
+        study_products("pavlovic", lambda product: "published" in product.file_name),
     localrule: True
 
 
 rule pavlovic:
     input:
-        pavlovic_products(lambda product: True),
+        study_products("pavlovic", lambda product: True),
         rules.pavlovic_outliers_3d.output.page,
         f"{PAVLOVIC_OUT}/verdicts.html",
         f"{PAVLOVIC_OUT}/verdicts-all.html",
@@ -148,4 +65,3 @@ rule pavlovic:
 
 STUDY_TARGETS += rules.pavlovic.input
 DEMO_TARGETS += rules.pavlovic_demo.input
-VERDICTS.append(f"{PAVLOVIC_OUT}/verdicts.json")

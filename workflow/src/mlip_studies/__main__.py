@@ -1,4 +1,4 @@
-"""Commands beside the workflow: ``python -m mlip_studies verify``, ``accept-code``, ``fetch``, ``train`` and ``md``."""
+"""Commands beside the workflow: ``python -m mlip_studies verify``, and others that ``--help`` lists."""
 
 from __future__ import annotations
 
@@ -71,6 +71,8 @@ def main(arguments: list[str] | None = None) -> int:
     sub.add_argument("--workers", type=int, default=4, help="files at a time (default: 4)")
     commands.add_parser("train", help="train one model from a YAML file (train --help says more)", add_help=False)
     commands.add_parser("md", help="molecular dynamics from a YAML file (md --help says more)", add_help=False)
+    sub = "DFT labels of frames from a YAML file (spot-check --help says more)"
+    commands.add_parser("spot-check", help=sub, add_help=False)
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         if arguments[:1] == ["train"]:
@@ -81,6 +83,10 @@ def main(arguments: list[str] | None = None) -> int:
             from mlip_studies.md.engine import main_md
 
             return main_md(arguments[1:])
+        if arguments[:1] == ["spot-check"]:
+            from mlip_studies.dft.spot_check import main_spot_check
+
+            return main_spot_check(arguments[1:])
         options = parser.parse_args(arguments)
         if options.command == "fetch":
             return fetch(options.datasets, options.scale, options.results, options.mirror, options.workers)

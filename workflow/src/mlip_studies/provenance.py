@@ -158,11 +158,14 @@ def front_page(results: str, scale: str, studies: dict[str, dict[str, str]]) -> 
     for name, study in studies.items():
         # A citation that begins with an initial would be read as an item of a list.
         parts += [*_heading(study["title"]), f"Source: {study['citation']}", ""]
-        path = next((p for p in (root / name / "verdicts-all.csv", root / name / "verdicts.csv") if p.exists()), None)
-        if path is not None:
-            parts += _verdict_table(path)
-        else:
-            parts += ["No verdicts yet: run the study first.", ""]
+        tables = (root / name / f"{verdicts}.csv" for verdicts in ("verdicts-all", "verdicts"))
+        path = next((path for path in tables if path.exists() and path.with_suffix(".json").exists()), None)
+        try:
+            found = [] if path is None else _verdict_table(path)
+        except (OSError, ValueError, KeyError):
+            # Every job of a run makes this page anew, also while the verdicts are being written.
+            found = []
+        parts += found or ["No verdicts yet: run the study first.", ""]
     path = root / "provenance.json"
     if path.exists():
         content = json.loads(path.read_text())
@@ -199,7 +202,7 @@ def _verdict_table(path: Path) -> list[str]:
         every = list(csv.DictReader(stream))
     # The CSV is in words; whose statement it is stands as a key in the JSON beside it.
     records = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["claims"]
-    ours = {record["id"] for record in records if record["by"] == "ours"}
+    ours = {record["id"] for record in records if record.get("by") == "ours"}
     outcomes = [outcome for outcome in every if outcome["claim"] not in ours]
     own = len(every) - len(outcomes)
     counts = Counter(outcome["verdict"] for outcome in outcomes)

@@ -91,6 +91,25 @@ DFT_LEVELS: dict[str, DFTLevel] = {
             grid_level=3,
             dispersion="mbd",
         ),
+        # Nearer to QM7-X's tight numerical orbitals, for checks against published labels.
+        DFTLevel(
+            "pbe0+mbd/def2-tzvp",
+            xc="pbe0",
+            basis="def2-tzvp",
+            cartesian=False,
+            density_fit=True,
+            grid_level=3,
+            dispersion="mbd",
+        ),
+        DFTLevel(
+            "pbe0+mbd/def2-tzvpp",
+            xc="pbe0",
+            basis="def2-tzvpp",
+            cartesian=False,
+            density_fit=True,
+            grid_level=3,
+            dispersion="mbd",
+        ),
         # In the manner of MD17, which used PBE with the Tkatchenko-Scheffler correction.
         DFTLevel(
             "pbe-d3(bj)/def2-svp",

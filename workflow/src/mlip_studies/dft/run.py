@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +62,8 @@ def build_molecule(
     cartesian: bool = False,
     charge: int = 0,
     spin: int = 0,
-):
+    max_memory: float = 6000,
+) -> Any:
     """A PySCF molecule.
 
     Args:
@@ -70,6 +73,7 @@ def build_molecule(
         cartesian: Cartesian instead of spherical d functions.
         charge: total charge, elementary charges.
         spin: number of unpaired electrons.
+        max_memory: what PySCF plans its blocks with, MB.
 
     Raises:
         ValueError: positions are not finite, or the number of electrons does not fit the spin.
@@ -94,11 +98,11 @@ def build_molecule(
         charge=charge,
         spin=spin,
         verbose=0,
-        max_memory=6000,
+        max_memory=max_memory,
     )
 
 
-def mean_field(mol, level: DFTLevel):
+def mean_field(mol: Any, level: DFTLevel) -> Any:
     """The Kohn-Sham object of a level, unrestricted if the molecule has unpaired electrons."""
     from pyscf import dft
 
@@ -112,6 +116,86 @@ def mean_field(mol, level: DFTLevel):
     mf.conv_tol = level.conv_tol
     mf.max_cycle = level.max_cycle
     return mf
+
+
+def gpu_available() -> bool:
+    """Whether gpu4pyscf and a device for it are there."""
+    try:
+        import_module("gpu4pyscf")
+        return import_module("cupy").cuda.runtime.getDeviceCount() > 0
+    except Exception:  # a driver that is missing or does not fit says so in many ways
+        return False
+
+
+def on_gpu(mf: Any) -> Any:
+    """The same Kohn-Sham object, to be solved by gpu4pyscf.
+
+    Raises:
+        RuntimeError: gpu4pyscf or a device is missing.
+    """
+    if not gpu_available():
+        raise RuntimeError("no GPU for quantum chemistry: gpu4pyscf, cupy or a device is missing")
+    return mf.to_gpu()
+
+
+def _host(values: Any) -> FloatArray:
+    """An array of numpy or cupy as one of numpy."""
+    return np.asarray(values.get() if hasattr(values, "get") else values)
+
+
+def _on_host(mf: Any, level: DFTLevel) -> Any:
+    """A CPU object with the converged orbitals of ``mf``, which is ``mf`` itself if it is on the CPU."""
+    if not hasattr(mf.mo_coeff, "get"):
+        return mf
+    copy = mean_field(mf.mol, level)
+    copy.mo_coeff, copy.mo_occ, copy.mo_energy = (_host(x) for x in (mf.mo_coeff, mf.mo_occ, mf.mo_energy))
+    copy.e_tot, copy.converged = float(mf.e_tot), bool(mf.converged)
+    return copy
+
+
+def complete_field(
+    mf: Any, energy: float, atomic_numbers: IntArray, positions: FloatArray, level: DFTLevel, forces: bool = True
+) -> tuple[float, FloatArray, dict[str, float | FloatArray]]:
+    """Forces and dispersion of a field that was iterated.
+
+    Args:
+        mf: the Kohn-Sham object, of PySCF or gpu4pyscf; many-body dispersion is computed on the CPU.
+        energy: its energy, hartree.
+        atomic_numbers: shape (n_atoms,).
+        positions: shape (n_atoms, 3), Å.
+        level: the level of theory.
+        forces: compute forces.
+
+    Returns:
+        total energy (hartree), total forces (n_atoms, 3) in hartree/Å, NaN without ``forces``, and the parts as in
+        :class:`DFTResult`.
+    """
+    parts: dict[str, float | FloatArray] = {"energy_scf": energy}
+    total_forces = np.full((len(atomic_numbers), 3), np.nan)
+    if forces:
+        gradient = mf.nuc_grad_method()
+        gradient.grid_response = True
+        total_forces = -_host(gradient.kernel()) / BOHR_TO_ANGSTROM
+        parts["forces_scf"] = total_forces
+    if level.dispersion == "d3bj":
+        parts["energy_d3"] = float(mf.scf_summary["dispersion"])
+        parts["energy_scf"] = energy - parts["energy_d3"]
+        if forces:
+            parts["forces_d3"] = -_host(gradient.get_dispersion()) / BOHR_TO_ANGSTROM
+            parts["forces_scf"] = total_forces - parts["forces_d3"]
+    elif level.dispersion == "mbd":
+        from mlip_studies.dft.dispersion import MBD_BETA, hirshfeld_ratios, mbd_energy_and_forces
+
+        ratios = hirshfeld_ratios(_on_host(mf, level))
+        energy_mbd, forces_mbd = mbd_energy_and_forces(
+            atomic_numbers, positions, ratios, MBD_BETA[level.xc], forces=forces
+        )
+        parts |= {"energy_mbd": energy_mbd, "hirshfeld_ratios": ratios}
+        energy += energy_mbd
+        if forces:
+            parts["forces_mbd"] = forces_mbd
+            total_forces = total_forces + forces_mbd
+    return energy, total_forces, parts
 
 
 def run_dft(
@@ -146,31 +230,7 @@ def run_dft(
     mol = build_molecule(atomic_numbers, positions, level.basis, level.cartesian, charge, spin)
     mf = mean_field(mol, level)
     energy = float(mf.kernel(dm0=initial_density))
-    parts: dict[str, float | FloatArray] = {"energy_scf": energy}
-    total_forces = np.full((len(atomic_numbers), 3), np.nan)
-    if forces:
-        gradient = mf.nuc_grad_method()
-        gradient.grid_response = True
-        total_forces = -np.asarray(gradient.kernel()) / BOHR_TO_ANGSTROM
-        parts["forces_scf"] = total_forces
-    if level.dispersion == "d3bj":
-        parts["energy_d3"] = float(mf.scf_summary["dispersion"])
-        parts["energy_scf"] = energy - parts["energy_d3"]
-        if forces:
-            parts["forces_d3"] = -np.asarray(gradient.get_dispersion()) / BOHR_TO_ANGSTROM
-            parts["forces_scf"] = total_forces - parts["forces_d3"]
-    elif level.dispersion == "mbd":
-        from mlip_studies.dft.dispersion import MBD_BETA, hirshfeld_ratios, mbd_energy_and_forces
-
-        ratios = hirshfeld_ratios(mf)
-        energy_mbd, forces_mbd = mbd_energy_and_forces(
-            atomic_numbers, positions, ratios, MBD_BETA[level.xc], forces=forces
-        )
-        parts |= {"energy_mbd": energy_mbd, "hirshfeld_ratios": ratios}
-        energy += energy_mbd
-        if forces:
-            parts["forces_mbd"] = forces_mbd
-            total_forces = total_forces + forces_mbd
+    energy, total_forces, parts = complete_field(mf, energy, atomic_numbers, positions, level, forces)
     dipole = np.asarray(mf.dip_moment(verbose=0)) * DEBYE_TO_E_ANGSTROM
     density = np.asarray(mf.make_rdm1())
     converged = bool(mf.converged and np.isfinite(energy))

@@ -55,8 +55,8 @@ def write_spikes(trajectory: PathLike, output: PathLike) -> None:
     """Table of the largest force and the largest change of a force between successive samples.
 
     Columns: trajectory, time_ps, largest_force_ev_per_angstrom (norm, over the atoms),
-    largest_force_change_ev_per_angstrom (norm of the change of an atom's force since the sample before, over the atoms),
-    interval_fs, resolution_ev_per_angstrom.
+    largest_force_change_ev_per_angstrom (norm of the change of an atom's force since the sample before, over the
+    atoms), interval_fs, resolution_ev_per_angstrom.
 
     Args:
         trajectory: HDF5 file of dynamics at constant energy.

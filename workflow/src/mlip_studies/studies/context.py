@@ -43,6 +43,7 @@ class StudyContext:
         n_train: training rows asked for at this scale, by name of the data.
         runs: the training runs of the study, by name.
         settings: the study's configuration at this scale.
+        files: paths of everything that the product is made from.
     """
 
     scale: str
@@ -50,6 +51,7 @@ class StudyContext:
     n_train: Mapping[str, int] = field(default_factory=dict)
     runs: Mapping[str, RunInfo] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
 
     @property
     def sizes(self) -> tuple[int, ...]:

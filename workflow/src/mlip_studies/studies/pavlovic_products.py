@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
 
-from mlip_studies.errors import InputError
-from mlip_studies.studies.runs import Run
+from mlip_studies.studies.products import StudyProduct
 
+#: heading in the report, and what its figures are compared with
+CATEGORY = "So3krates on SPICE (Pavlović)"
+SOURCE = "thesis"
 #: the run that stands for the thesis's final model, by our reading of it
 MAIN_RUN = "formation-so3krates-mean_padded-b1"
 #: the same with energies in the loss and a consistent reference
@@ -18,69 +18,6 @@ CLEANED_RUN = "cleaned-so3krates-mean_padded-b1"
 SPICE = "mlip_studies.studies.pavlovic"
 SPICE_TABLES = "mlip_studies.studies.pavlovic_tables"
 ETHANOL = "mlip_studies.studies.pavlovic_ethanol"
-
-
-@dataclass(frozen=True)
-class StudyProduct:
-    """A figure (png, svg, csv) or a table (html, csv) and what it is made from.
-
-    Attributes:
-        file_name: without suffix.
-        kind: figure or table.
-        module: where its function is.
-        function: draws or writes it.
-        runs: runs that it needs, by name.
-        groups: groups whose runs it needs.
-        kinds: which tables of each run.
-        md: jobs of dynamics that it needs.
-        simulated: of these jobs, the runs of which groups; empty: of all.
-        speed: whether it needs the speeds of the networks.
-        shift_check: whether it needs the check of energy references.
-        min_seeds: one of its runs needs so many.
-        in_paper: what it corresponds to in the thesis.
-        demo: whether ``make demo`` makes it.
-    """
-
-    file_name: str
-    kind: Literal["figure", "table"]
-    module: str
-    function: str
-    runs: tuple[str, ...] = ()
-    groups: tuple[str, ...] = ()
-    kinds: tuple[str, ...] = ("runs",)
-    md: tuple[str, ...] = ()
-    simulated: tuple[str, ...] = ()
-    speed: bool = False
-    shift_check: bool = False
-    min_seeds: int = 1
-    in_paper: str = "beyond the thesis"
-    demo: bool = True
-
-    def paths(self, root: str) -> list[str]:
-        """Paths of its files below ``root`` (results/<scale>/pavlovic); the first one is what the report shows."""
-        suffixes = ("png", "svg", "csv") if self.kind == "figure" else ("html", "csv")
-        return [f"{root}/{self.kind}s/{self.file_name}.{suffix}" for suffix in suffixes]
-
-    def run_names(self, runs: Mapping[str, Run]) -> list[str]:
-        """Names of the runs that it needs, of those that the study has.
-
-        Args:
-            runs: all runs of the study.
-
-        Raises:
-            InputError: it names a run that the study does not have.
-        """
-        unknown = [name for name in self.runs if name not in runs]
-        if unknown:
-            raise InputError(
-                f"config/studies/pavlovic.yaml: no group makes run {unknown[0]}, which {self.file_name} needs; add it"
-            )
-        members = [name for name, run in runs.items() if set(run.groups) & set(self.groups)]
-        return list(dict.fromkeys([*self.runs, *members]))
-
-    def possible(self, runs: Mapping[str, Run]) -> bool:
-        """Whether a run of the study has the seeds that it needs."""
-        return self.min_seeds == 1 or any(len(runs[name].seeds) >= self.min_seeds for name in self.run_names(runs))
 
 
 _SPICE_RUNS = ("slope", "cleaned")

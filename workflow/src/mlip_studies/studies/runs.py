@@ -107,19 +107,25 @@ def expand_runs(study: str, numbers: Mapping[str, Any]) -> dict[str, Run]:
     for group, entry in numbers["groups"].items():
         where = f"config/studies/{study}.yaml: key 'groups.{group}'"
         lists = {axis: entry[axis] if isinstance(entry.get(axis), list) else [entry.get(axis)] for axis in AXES}
+        sizes = entry.get("steps_by_size")
+        if sizes and {int(size) for size in sizes} != set(lists["train_size"]):
+            raise InputError(f"{where}.steps_by_size: expected the group's sizes, {lists['train_size']}")
         for data in lists["data"]:
             if data not in numbers["data"]:
                 raise InputError(f"{where}: {data!r} is none of the study's data; known: {', '.join(numbers['data'])}")
         training = merge(dict(numbers["training"]), dict(entry.get("training", {})))
         seeds = tuple(numbers["seeds"])[: entry.get("n_seeds")]
+        by_size = {int(size): steps for size, steps in (entry.get("steps_by_size") or {}).items()}
         for values in itertools.product(*lists.values()):
             chosen = dict(zip(AXES, values, strict=True))
             name = run_name(chosen)
+            # Larger training sets deserve more steps; the number is no part of the name.
+            own = merge(training, {"max_steps": by_size[chosen["train_size"]]}) if by_size else training
             paper, demo = bool(entry.get("paper_network")), bool(entry.get("demo"))
-            new = Run(name, (group,), **chosen, seeds=seeds, training=training, paper_network=paper, demo=demo)
+            new = Run(name, (group,), **chosen, seeds=seeds, training=own, paper_network=paper, demo=demo)
             old = runs.get(name)
             if old is not None:
-                if dict(old.training) != training or old.paper_network != paper:
+                if dict(old.training) != own or old.paper_network != paper:
                     raise InputError(f"{where}: run {name} is trained in another way in group {old.groups[0]}")
                 new = replace(
                     new,
@@ -149,17 +155,19 @@ def run_configuration(
     networks: Mapping[str, Any],
     data_folder: str,
     budget: float = 1.0,
+    study_folder: str = "",
 ) -> dict[str, Any]:
     """What :meth:`mlip_studies.training.run.RunConfig.from_dict` reads.
 
     Args:
         run: the run.
         seed: one of its seeds.
-        data: the entry of its data: ``dataset``, ``split``, ``fidelity`` and optionally ``force_fidelity`` and
-            ``train_predictions``.
+        data: the entry of its data: ``dataset``, ``split``, ``fidelity`` and optionally ``force_fidelity``,
+            ``train_predictions`` and ``extends`` (its rows and its split come from the study itself).
         networks: config/models.yaml at this scale.
         data_folder: folder of the data sets' stores.
         budget: factor on the limits of steps and epochs.
+        study_folder: folder of the study's results, with its energies of isolated atoms and extended data.
 
     Raises:
         InputError: a network that does not exist, or is not trained on energies and forces.
@@ -183,9 +191,10 @@ def run_configuration(
     if run.n_layers is not None:
         options["n_layers"] = run.n_layers
     folder = f"{data_folder}/{data['dataset']}"
+    split = f"{folder}/splits/{data['split']}.npz"
     result: dict[str, Any] = {
-        "store": f"{folder}/store.h5",
-        "split": f"{folder}/splits/{data['split']}.npz",
+        "store": data_store(run.data, data, data_folder, study_folder),
+        "split": f"{study_folder}/extended/{run.data}/split.npz" if "extends" in data else split,
         "fidelity": data["fidelity"],
         "shift": run.shift,
         "model": {"name": network["model"], "options": options},
@@ -195,9 +204,25 @@ def run_configuration(
     }
     if run.shift == "per_element":
         result["self_energies"] = f"{folder}/splits/{data['split']}.self_energies.json"
+    elif run.shift == "isolated_atoms":
+        result["self_energies"] = f"{study_folder}/isolated_atoms/{run.data}.json"
     if run.train_size is not None:
         result["train_size"] = run.train_size
     for key in ("force_fidelity", "train_predictions"):
         if key in data:
             result[key] = data[key]
     return result
+
+
+def data_store(name: str, data: Mapping[str, Any], data_folder: str, study_folder: str) -> str:
+    """Path of the store that an entry of a study's data means.
+
+    Args:
+        name: of the entry.
+        data: the entry.
+        data_folder: folder of the data sets' stores.
+        study_folder: folder of the study's results, where data sets that it extends lie.
+    """
+    return (
+        f"{study_folder}/extended/{name}/store.h5" if "extends" in data else f"{data_folder}/{data['dataset']}/store.h5"
+    )

@@ -19,7 +19,9 @@ from mlip_studies.graph.batch import RaggedDataset
 from mlip_studies.models.base import AtomisticModel
 from mlip_studies.models.checks import check_molecules
 
-SHIFTS = ("none", "mean", "mean_padded", "per_element")
+SHIFTS = ("none", "mean", "mean_padded", "per_element", "isolated_atoms")
+#: shifts by one energy per element, from a file
+PER_ELEMENT = ("per_element", "isolated_atoms")
 SCALES = ("none", "std")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -54,7 +56,7 @@ class EnergyReference:
             InputError: per-element energies that lack an element.
         """
         total = np.full(len(rows), self.training_constant)
-        if self.kind == "per_element":
+        if self.kind in PER_ELEMENT:
             elements = tuple(self.per_atom)
             total += SelfEnergies(elements, np.array([self.per_atom[z] for z in elements])).baseline(
                 rows.atomic_numbers, rows.ptr
@@ -102,7 +104,9 @@ def fit_reference(
 
     ``mean`` subtracts the mean training energy per molecule, and adds it back as a constant. ``mean_padded`` does the
     same in training, but adds it back in equal parts per atom of the largest molecule, as the So3krates study's code
-    does: predictions of molecules of N atoms are then off by mean · (N/N_max - 1).
+    does: predictions of molecules of N atoms are then off by mean · (N/N_max - 1). ``per_element`` and
+    ``isolated_atoms`` both subtract the energies of a file, fitted ones or those of atoms: what is learnt then are
+    residuals or atomization energies.
 
     Args:
         store: the data.
@@ -111,7 +115,7 @@ def fit_reference(
         everything: all rows of the run, for the largest molecule.
         shift: one of :data:`SHIFTS`.
         scale: one of :data:`SCALES`; ``std`` is the standard deviation of the training energies after the shift.
-        self_energies: JSON file for ``per_element``.
+        self_energies: JSON file for ``per_element`` and ``isolated_atoms``.
         elements: of the model.
 
     Raises:
@@ -122,9 +126,9 @@ def fit_reference(
     if scale not in SCALES:
         raise InputError(f"scale: {scale!r} is unknown; choose one of {', '.join(SCALES)}")
     reference = EnergyReference(shift, {})
-    if shift == "per_element":
+    if shift in PER_ELEMENT:
         if self_energies is None:
-            raise InputError("self_energies: shift per_element needs a file of self energies; name it or change shift")
+            raise InputError(f"self_energies: shift {shift} needs a file of energies per element; name it")
         fits = load_self_energies(self_energies)
         if fidelity not in fits:
             raise InputError(f"{self_energies}: no self energies for fidelity {fidelity!r}; run the regression again")
@@ -149,7 +153,8 @@ def fit_reference(
         )
     # By name: a run does not depend on the code of a warning.
     check_shift = importlib.import_module("mlip_studies.data.shift_check").check_shift
-    found = check_shift(energy, rows.atomic_numbers, rows.ptr, shift, reference.n_pad)
+    judged = "per_element" if shift in PER_ELEMENT else shift
+    found = check_shift(energy, rows.atomic_numbers, rows.ptr, judged, reference.n_pad)
     if found.message is not None:
         reference = replace(reference, warnings=(f"{store.path}: {found.message}",))
     if scale == "std":

@@ -75,7 +75,7 @@ class RunConfig:
         model: what to train.
         training: how.
         train_size: which of the split's nested training sets (and the validation set that goes with it).
-        self_energies: JSON file of per-element energies, for shift ``per_element``.
+        self_energies: JSON file of per-element energies, for shift ``per_element`` or ``isolated_atoms``.
         shift: see :func:`mlip_studies.training.data.fit_reference`.
         scale: ``none``; ``std`` divides energies and forces by the spread of the training energies.
         force_fidelity: column of the forces where it is not that of the energies (the same forces go with every energy

@@ -1,0 +1,83 @@
+# Figures, tables and targets of the studies whose runs stand in their configuration: everything follows from the list of
+# products in studies/<study>_products.py.
+import importlib
+
+from mlip_studies.studies.products import alias, product_inputs
+
+PRODUCT_MODULES = {
+    study: importlib.import_module(f"mlip_studies.studies.{study}_products")
+    for study in RUNS
+}
+
+
+def study_product_inputs(study, product):
+    try:
+        return product_inputs(
+            product,
+            study,
+            PROJECT.studies[study],
+            RUNS[study],
+            f"{OUT}/{study}",
+            f"{OUT}/data",
+        )
+    except InputError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def study_products(study, wanted):
+    """First files of the products of a study that can be made."""
+    return [
+        product.paths(f"{OUT}/{study}")[0]
+        for product in PRODUCT_MODULES[study].PRODUCTS.values()
+        if wanted(product) and product.possible(RUNS[study])
+    ]
+
+
+def study_verdict_inputs(study, demo):
+    """All tables of all products, or of those that `make demo` makes."""
+    return sorted(
+        {
+            path
+            for product in PRODUCT_MODULES[study].PRODUCTS.values()
+            if product.demo or not demo
+            for path in study_product_inputs(study, product)
+        }
+    )
+
+
+def product_context(study):
+    """What products know about their study besides its results."""
+    numbers = PROJECT.studies[study]
+    return {
+        "scale": SCALE,
+        "n_train": {
+            name: max(SPLITS[entry["split"]]["train"])
+            for name, entry in numbers["data"].items()
+            if SPLITS.get(entry["split"], {}).get("train")
+        },
+        "runs": {
+            name: {
+                "name": name,
+                "groups": run.groups,
+                "data": run.data,
+                "network": run.network,
+                "shift": run.shift,
+                "train_size": run.train_size,
+                "seeds": run.seeds,
+            }
+            for name, run in RUNS[study].items()
+        },
+        "settings": numbers,
+    }
+
+
+def forecast_inputs(wildcards):
+    """Measured costs of the dynamics and reference calculations that a study's forecast goes by."""
+    study = wildcards.study
+    product = PRODUCT_MODULES[study].PRODUCTS["forecast-table"]
+    folder = f"{OUT}/{study}"
+    pairs = product.simulations(study, PROJECT.studies[study], RUNS[study])
+    return {
+        "summaries": [f"{folder}/md/{job}/{run}/summary.json" for job, run in pairs],
+        "labels": [f"{folder}/checks/{job}/{run}/labels.csv" for job, run in pairs],
+    }
