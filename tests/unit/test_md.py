@@ -36,7 +36,7 @@ from mlip_studies.models.base import AtomisticModel
 from mlip_studies.models.calculators.ase import MLIPCalculator
 from mlip_studies.models.potential import Potential
 from mlip_studies.models.registry import build_model
-from mlip_studies.training.state import Requeue
+from mlip_studies.runtime.state import Requeue
 from mlip_studies.units import BOLTZMANN_EV_PER_K
 
 pytest.importorskip("torch_sim", reason="torch-sim-atomistic is not installed", exc_type=ImportError)

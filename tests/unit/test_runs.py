@@ -12,11 +12,12 @@ from mlip_studies.dft.spot_check import SpotCheckConfig
 from mlip_studies.errors import InputError
 from mlip_studies.md.engine import MDConfig
 from mlip_studies.md.robustness import RobustnessConfig
+from mlip_studies.run_names import AXES, parse_run_name, run_name
+from mlip_studies.runtime.options import read_options
 from mlip_studies.studies.pavlovic_products import PRODUCTS as PAVLOVIC
 from mlip_studies.studies.products import product_inputs
-from mlip_studies.studies.runs import AXES, expand_runs, lookup_run, parse_run_name, run_configuration, run_name
+from mlip_studies.studies.runs import expand_runs, lookup_run, run_configuration
 from mlip_studies.studies.stocker_products import PRODUCTS as STOCKER
-from mlip_studies.training.options import read_options
 from mlip_studies.training.run import RunConfig
 
 STUDIES = {"pavlovic": PAVLOVIC, "stocker": STOCKER}

@@ -34,7 +34,7 @@ from mlip_studies.dft.spot_check import (
     run_spot_checks,
 )
 from mlip_studies.errors import InputError
-from mlip_studies.training.state import REQUEUE_STATUS, Requeue
+from mlip_studies.runtime.state import REQUEUE_STATUS, Requeue
 from mlip_studies.units import HARTREE_TO_EV
 
 LEVEL = "pbe0+mbd/def2-svp"

@@ -21,10 +21,10 @@ from mlip_studies.claims.schema import load_claims
 from mlip_studies.errors import InputError
 from mlip_studies.md import forecast as forecasts
 from mlip_studies.md import spikes
+from mlip_studies.run_names import parse_run_name
 from mlip_studies.studies import stocker_robustness as robustness
 from mlip_studies.studies import stocker_tables
 from mlip_studies.studies.context import RunInfo, StudyContext
-from mlip_studies.studies.runs import parse_run_name
 
 REPO = Path(__file__).resolve().parents[2]
 CLAIMS = load_claims(REPO / "config" / "claims" / "stocker.yaml")

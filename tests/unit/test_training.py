@@ -18,10 +18,10 @@ from mlip_studies.artifacts import write_text
 from mlip_studies.data.store import StoreWriter
 from mlip_studies.errors import InputError
 from mlip_studies.models.potential import load_potential
+from mlip_studies.runtime.state import JobState, fingerprint
 from mlip_studies.training import state as state_module
 from mlip_studies.training.device import choose_device
 from mlip_studies.training.multi_fidelity import Numbers, RunInputs, RunOutputs, RunSpec, run
-from mlip_studies.training.state import JobState, fingerprint
 
 WATER = np.array([[0.0, 0.0, 0.12], [0.0, 0.76, -0.47], [0.0, -0.76, -0.47]])
 SELF_LOW = {1: -13.0, 8: -2040.0}
@@ -249,7 +249,7 @@ def test_of_many_jobs_at_once_one_gets_the_lease(tmp_path):
 import sys, time
 from pathlib import Path
 from mlip_studies.errors import InputError
-from mlip_studies.training.state import JobState
+from mlip_studies.runtime.state import JobState
 root, me = Path(sys.argv[1]), sys.argv[2]
 def wait_for(name):
     while not (root.parent / name).exists():

@@ -15,6 +15,7 @@ from mlip_studies.errors import InputError
 from mlip_studies.graph.batch import RaggedDataset
 from mlip_studies.graph.scatter import gather, scatter_sum
 from mlip_studies.models.base import AtomisticModel
+from mlip_studies.runtime.state import JobState
 from mlip_studies.training import checkpoint as checkpoint_module
 from mlip_studies.training.checkpoint import Checkpoints, all_finite, describe_model
 from mlip_studies.training.config import TrainingConfig
@@ -26,7 +27,6 @@ from mlip_studies.training.loss import So3kratesLoss
 from mlip_studies.training.metrics import MetricsLog
 from mlip_studies.training.optimizer import make_optimizer
 from mlip_studies.training.progress import ProgressReporter
-from mlip_studies.training.state import JobState
 from mlip_studies.training.steps import EagerStep, make_step
 
 torch.set_num_threads(1)

@@ -68,7 +68,7 @@ rule md_forecast:
         runtime=10,
     params:
         settings=lambda wildcards: study_numbers(wildcards.study)["forecast"],
-        code=code("mlip_studies.md.forecast"),
+        code=code("mlip_studies.studies.md_forecast"),
         code_folder=f"{STATE}/code",
     script:
         "../scripts/md_forecast.py"

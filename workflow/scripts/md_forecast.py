@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 with job(snakemake.log[0], snakemake.params.code, snakemake.params.code_folder):
-    from mlip_studies.md.forecast import write_forecast
+    from mlip_studies.studies.md_forecast import write_forecast
     from mlip_studies.training.device import processor_name
 
     write_forecast(

@@ -29,7 +29,7 @@ from mlip_studies.claims.inputs import MissingDataError
 from mlip_studies.claims.run_tables import RunTables
 from mlip_studies.claims.verdicts import Estimate, bootstrap, estimate, half_width
 from mlip_studies.errors import InputError
-from mlip_studies.studies.runs import parse_run_name
+from mlip_studies.run_names import parse_run_name
 
 FloatArray = NDArray[np.float64]
 Names = str | Sequence[str]

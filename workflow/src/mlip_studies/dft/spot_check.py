@@ -50,8 +50,8 @@ from mlip_studies.dft.levels import DFT_LEVELS
 from mlip_studies.dft.run import build_molecule, gpu_available
 from mlip_studies.elements import formula, number, symbol
 from mlip_studies.errors import InputError
-from mlip_studies.training.options import check, did_you_mean, read_options
-from mlip_studies.training.state import JobState, Requeue, StopRequest
+from mlip_studies.runtime.options import check, did_you_mean, read_options
+from mlip_studies.runtime.state import JobState, Requeue, StopRequest
 from mlip_studies.units import HARTREE_TO_EV
 
 #: what the workers call

@@ -17,7 +17,7 @@ from mlip_studies.md.potentials import check_potential
 from mlip_studies.md.stability import REASONS, StabilityConfig
 from mlip_studies.md.start import StartConfig
 from mlip_studies.models.potential import FIDELITIES
-from mlip_studies.training.options import check, read_options
+from mlip_studies.runtime.options import check, read_options
 
 ENSEMBLES = ("nvt_langevin", "nve")
 PRECISIONS = ("float32", "float64")

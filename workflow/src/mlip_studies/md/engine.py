@@ -68,9 +68,9 @@ from mlip_studies.md.start import Molecule, read_start
 from mlip_studies.md.trajectory import Segments, write_trajectory
 from mlip_studies.models.calculators.graphs import as_dtype
 from mlip_studies.models.checks import check_molecule
+from mlip_studies.runtime.state import JobState, Requeue, StopRequest
 from mlip_studies.training.checkpoint import Checkpoints, describe_model
 from mlip_studies.training.device import choose_device, environment
-from mlip_studies.training.state import JobState, Requeue, StopRequest
 
 __all__ = ["MDConfig", "MDOutputs", "build_trajectories", "main_md", "run_md"]
 #: samples kept in memory between checkpoints, at most

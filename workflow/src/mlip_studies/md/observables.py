@@ -19,7 +19,7 @@ from mlip_studies.data.store import Store
 from mlip_studies.elements import formula
 from mlip_studies.errors import InputError
 from mlip_studies.md.trajectory import Trajectory
-from mlip_studies.training.options import check, read_options
+from mlip_studies.runtime.options import check, read_options
 from mlip_studies.units import BOLTZMANN_EV_PER_K, EV_TO_MEV
 
 #: a mean temperature farther than this from the nominal one, relative to it, is flagged

@@ -41,7 +41,7 @@ from mlip_studies.artifacts import PathLike, write_text
 from mlip_studies.elements import formula, symbols
 from mlip_studies.md.observables import degrees_of_freedom, temperature_of
 from mlip_studies.md.trajectory import Trajectory
-from mlip_studies.training.options import check, read_options
+from mlip_studies.runtime.options import check, read_options
 from mlip_studies.units import EV_TO_MEV
 
 #: what a failure may be, those first that say most

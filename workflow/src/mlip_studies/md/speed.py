@@ -14,8 +14,8 @@ from mlip_studies.artifacts import PathLike, require, write_text
 from mlip_studies.errors import InputError
 from mlip_studies.md.dynamics import Dynamics, Network
 from mlip_studies.md.start import StartConfig, read_start
+from mlip_studies.runtime.options import check, read_options
 from mlip_studies.training.device import choose_device, processor_name
-from mlip_studies.training.options import check, read_options
 
 if TYPE_CHECKING:
     import pandas as pd

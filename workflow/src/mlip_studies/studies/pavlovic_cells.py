@@ -20,8 +20,8 @@ from mlip_studies.claims.run_tables import RunTables
 from mlip_studies.claims.verdicts import MIN_SEEDS, half_width
 from mlip_studies.errors import InputError
 from mlip_studies.plotting.style import OKABE_ITO, footer
+from mlip_studies.run_names import parse_run_name
 from mlip_studies.studies.context import StudyContext
-from mlip_studies.studies.runs import parse_run_name
 from mlip_studies.units import EV_TO_MEV
 
 THIN = "\u202f"

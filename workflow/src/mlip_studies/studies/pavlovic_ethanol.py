@@ -29,8 +29,8 @@ from mlip_studies.errors import InputError
 from mlip_studies.plotting.html_table import write_html_table
 from mlip_studies.plotting.save import save_figure
 from mlip_studies.plotting.style import FULL_WIDTH, GREY, OKABE_ITO, footer, panel_letters, paper_line, style
+from mlip_studies.run_names import parse_run_name
 from mlip_studies.studies.context import StudyContext
-from mlip_studies.studies.runs import parse_run_name
 from mlip_studies.units import EV_TO_KCAL_PER_MOL, EV_TO_MEV
 
 #: learning rates of So3krates' published training, and its decay: 0.7 per 100,000 steps (code of mlff, 2023)

@@ -32,10 +32,10 @@ from mlip_studies.claims.run_tables import RunTables
 from mlip_studies.errors import InputError
 from mlip_studies.plotting.save import save_figure
 from mlip_studies.plotting.style import FULL_WIDTH, GREY, OKABE_ITO, footer, panel_letters, paper_line, style
+from mlip_studies.run_names import parse_run_name
 from mlip_studies.studies.context import StudyContext
 from mlip_studies.studies.pavlovic_cells import Mean, count, number, over_seeds, plain_log, seeds_text, stated
 from mlip_studies.studies.pavlovic_ethanol import look_of
-from mlip_studies.studies.runs import parse_run_name
 
 __all__ = [
     "breaking_trajectory",

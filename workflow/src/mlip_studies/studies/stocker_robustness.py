@@ -43,11 +43,11 @@ from mlip_studies.plotting.style import (
     paper_line,
     style,
 )
+from mlip_studies.run_names import parse_run_name
 from mlip_studies.studies import stocker
 from mlip_studies.studies.context import StudyContext
 from mlip_studies.studies.pavlovic_cells import MINUS, count, number, plain_log, tick
 from mlip_studies.studies.pavlovic_ethanol import NETWORKS, SPARE, Look
-from mlip_studies.studies.runs import parse_run_name
 from mlip_studies.studies.stocker import THERMAL, short_count, size_style
 from mlip_studies.units import EV_TO_MEV
 

@@ -17,10 +17,10 @@ from mlip_studies.artifacts import PathLike
 from mlip_studies.claims.inputs import MissingDataError
 from mlip_studies.claims.run_tables import RunTables
 from mlip_studies.errors import InputError
-from mlip_studies.md.forecast import NOT_CALCULATED, calculation_seconds, cost_exponent
 from mlip_studies.plotting.html_table import write_html_table
 from mlip_studies.studies import stocker_robustness as robustness
 from mlip_studies.studies.context import StudyContext
+from mlip_studies.studies.md_forecast import NOT_CALCULATED, calculation_seconds, cost_exponent
 from mlip_studies.studies.pavlovic_cells import count, number, over_seeds
 from mlip_studies.studies.stocker_robustness import (
     HOT,
@@ -611,7 +611,8 @@ def forecast_table(tables: RunTables, context: StudyContext, output: PathLike) -
     """GPU hours and core hours of the paper's dynamics and reference calculations, by measured rates.
 
     Args:
-        tables: the study's results (forecast.csv, see :mod:`mlip_studies.md.forecast`; runs for numbers of parameters).
+        tables: the study's results (forecast.csv, see :mod:`mlip_studies.studies.md_forecast`; runs for numbers of
+            parameters).
         context: scale and claims.
         output: path of the HTML file.
 

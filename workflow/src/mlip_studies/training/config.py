@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mlip_studies.errors import InputError
+from mlip_studies.runtime.options import check, did_you_mean, read_options
 from mlip_studies.training.loss import LOSSES, EnergyMSE, Loss, named, plain
 from mlip_studies.training.optimizer import OptimizerConfig
-from mlip_studies.training.options import check, did_you_mean, read_options
 from mlip_studies.training.schedule import SCHEDULES, Constant, PlateauConfig, Schedule
 
 STEP_MODES = ("eager", "captured", "compiled")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from mlip_studies.training.options import check
+from mlip_studies.runtime.options import check
 
 
 class EMA:

@@ -23,6 +23,7 @@ from torch import Tensor
 from mlip_studies.errors import InputError
 from mlip_studies.graph.batch import RaggedDataset
 from mlip_studies.models.base import AtomisticModel
+from mlip_studies.runtime.state import JobState, Requeue, StopRequest
 from mlip_studies.training.checkpoint import Checkpoints, all_finite, describe_model
 from mlip_studies.training.config import TrainingConfig
 from mlip_studies.training.device import sum_over_processes
@@ -32,7 +33,6 @@ from mlip_studies.training.metrics import MetricsLog
 from mlip_studies.training.optimizer import make_optimizer, set_learning_rate
 from mlip_studies.training.progress import ProgressReporter
 from mlip_studies.training.schedule import Plateau
-from mlip_studies.training.state import JobState, Requeue, StopRequest
 from mlip_studies.training.steps import Step, make_step
 
 _SHOWN_ROWS = 32

@@ -18,7 +18,7 @@ from torch import Tensor
 from mlip_studies.errors import InputError
 from mlip_studies.graph.batch import GraphBatch, Labels
 from mlip_studies.graph.scatter import scatter_sum
-from mlip_studies.training.options import check, did_you_mean, read_options
+from mlip_studies.runtime.options import check, did_you_mean, read_options
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ from mlip_studies.graph.batch import RaggedDataset
 from mlip_studies.models.base import AtomisticModel
 from mlip_studies.models.potential import Potential
 from mlip_studies.models.registry import build_model
+from mlip_studies.runtime.options import read_options
+from mlip_studies.runtime.state import JobState
 from mlip_studies.training.config import EvaluationConfig, TrainingConfig
 from mlip_studies.training.data import DTYPES, check_elements, check_geometries
 from mlip_studies.training.device import choose_device, environment, launch_fabric
@@ -28,10 +30,8 @@ from mlip_studies.training.evaluate import predict
 from mlip_studies.training.loop import TrainingResult, train_stage
 from mlip_studies.training.loss import EnergyMSE
 from mlip_studies.training.optimizer import OptimizerConfig
-from mlip_studies.training.options import read_options
 from mlip_studies.training.progress import ProgressReporter
 from mlip_studies.training.schedule import PlateauConfig
-from mlip_studies.training.state import JobState
 
 STRATEGIES = ("mix", "transfer", "delta")
 HIGH, LOW = 0, 1

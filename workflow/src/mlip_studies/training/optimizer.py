@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mlip_studies.errors import InputError
-from mlip_studies.training.options import check
+from mlip_studies.runtime.options import check
 
 OPTIMIZERS = ("adam", "adamw", "amsgrad")
 DECAY_MEANINGS = ("per_learning_rate", "per_step")

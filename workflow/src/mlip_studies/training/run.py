@@ -43,15 +43,15 @@ from mlip_studies.errors import InputError
 from mlip_studies.graph.batch import RaggedDataset
 from mlip_studies.models.potential import Potential
 from mlip_studies.models.registry import build_model
+from mlip_studies.runtime.options import read_options
+from mlip_studies.runtime.state import JobState
 from mlip_studies.training.config import TrainingConfig
 from mlip_studies.training.data import DTYPES, EnergyReference, build_dataset, fit_reference
 from mlip_studies.training.device import choose_device, environment, launch_fabric
 from mlip_studies.training.evaluate import predict
 from mlip_studies.training.loop import TrainingResult, train_stage
 from mlip_studies.training.metrics import MetricsLog
-from mlip_studies.training.options import read_options
 from mlip_studies.training.progress import ProgressReporter
-from mlip_studies.training.state import JobState
 
 PARTS = ("train", "val", "test")
 

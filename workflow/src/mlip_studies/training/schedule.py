@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
-from mlip_studies.training.options import check
+from mlip_studies.runtime.options import check
 
 
 @dataclass(frozen=True)

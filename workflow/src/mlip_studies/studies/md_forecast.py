@@ -26,7 +26,7 @@ import pandas as pd
 from mlip_studies.artifacts import PathLike, atomic_path
 from mlip_studies.claims.inputs import read_json, read_table
 from mlip_studies.errors import InputError
-from mlip_studies.training.options import check, read_options
+from mlip_studies.runtime.options import check, read_options
 
 SECONDS_PER_HOUR = 3600.0
 FS_PER_NS = 1e6
