@@ -71,9 +71,11 @@ def checkout(tmp_path_factory):
 
 
 # Runs of So3krates on SPICE at mini: 12 + 2 more seeds + 6 + 2 + 2 + 1 on SPICE, 3 + 6 on our ethanol, 8 on published
-# frames; at full: 12 + 6 + 2 + 4 + 1 on SPICE, 5 + 6 and 8 on ethanol, with three seeds each.
+# frames; at full: 12 + 6 + 2 + 4 + 1 on SPICE, 5 + 6 and 8 on ethanol, with three seeds each. Long and hot dynamics:
+# four networks of four sizes, 1 by force, 8 by molecule, 2 others and 1 extended; at mini three seeds of SchNet alone.
 @pytest.mark.parametrize(
-    ("scale", "rows", "runs", "simulations", "stores"), [("mini", 111, 42, 12, 10), ("full", 111, 132, 12, 7)]
+    ("scale", "rows", "runs", "simulations", "stores"),
+    [("mini", 111, 42 + 36, 12 + 22, 10), ("full", 111, 132 + 84, 12 + 24, 8)],
 )
 def test_both_scales_resolve_and_count_jobs_by_kind(tmp_path, scale, rows, runs, simulations, stores):
     folder = copy_checkout(tmp_path)
@@ -82,6 +84,7 @@ def test_both_scales_resolve_and_count_jobs_by_kind(tmp_path, scale, rows, runs,
     assert counts["train_run"] == runs
     assert counts["md"] == simulations
     assert counts["store"] == stores
+    assert counts["spot_check"] == 17
     assert counts["total"] == sum(counts.values()) - counts["total"]
 
 
