@@ -485,8 +485,10 @@ def run_atoms(wildcards):
 def spot_check_settings(wildcards):
     """Level and limits of a study's reference calculations."""
     checks = study_numbers(wildcards.study)["checks"]
-    keys = ("level", "max_cycle", "time_limit_s", "memory_limit_mb")
-    return {key: checks[key] for key in keys}
+    keys = ("level", "max_cycle", "memory_limit_mb")
+    return {key: checks[key] for key in keys} | {
+        "time_limit_s": scaled(checks["time_limit_s"], 20.0)
+    }
 
 
 def floor_data(wildcards):

@@ -1564,7 +1564,8 @@ def cross_evaluation_figure(tables: RunTables, context: StudyContext) -> Drawn:
                 if np.isfinite(ends).all():
                     axis.plot(ends, [index, index], color="#BBBBBB", linewidth=1.2, zorder=1)
                 elif not math.isfinite(ends[0]):
-                    axis.annotate("no DFT number on its own", (1, index), xycoords=("axes fraction", "data"),
+                    # Above its line, where no symbol is.
+                    axis.annotate("no DFT number on its own", (1, index - 0.32), xycoords=("axes fraction", "data"),
                                   ha="right", va="center", fontsize=9, color=OKABE_ITO["vermillion"])  # fmt: skip
             if quantity == FORCE:
                 row = names.index(marked) if marked in names else len(names)

@@ -696,7 +696,10 @@ def _forecast_notes(table: pd.DataFrame, context: StudyContext) -> list[str]:
             hours = group["hours_scaled"].fillna(group["hours"])
             low, high = float(hours.min()), float(hours.max())
             span = number(low) if low == high else f"{number(low)} to {number(high)}"
-            notes.append(f"All {word}: {span} {unit} by the lines above.")
+            scaled = bool(group["hours_scaled"].notna().all())
+            atoms = f"{number(float(group['atoms_measured'].mean()), 2)} atoms"
+            size = "" if scaled else f" for molecules as measured ({atoms}): too few sizes to scale them"
+            notes.append(f"All {word}: {span} {unit} by the lines above{size}.")
     if context.scale != "full":
         notes.append(
             "Small networks and molecules were measured: the paper's networks cost more per step, and its "
