@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import statistics
+import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -86,6 +88,8 @@ def main() -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(
         [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     )
+    # Asked to end, it removes the workers' scratch files first.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     load, costs = os.getloadavg()[0], {}
     for workers in options.workers:
         costs |= measure(options.molecules, options.level, workers, options.rounds)
