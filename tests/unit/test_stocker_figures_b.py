@@ -19,9 +19,9 @@ from mlip_studies.artifacts import write_text
 from mlip_studies.claims.run_tables import RunTables
 from mlip_studies.claims.schema import load_claims
 from mlip_studies.errors import InputError
-from mlip_studies.md import forecast as forecasts
 from mlip_studies.md import spikes
 from mlip_studies.run_names import parse_run_name
+from mlip_studies.studies import md_forecast as forecasts
 from mlip_studies.studies import stocker_robustness as robustness
 from mlip_studies.studies import stocker_tables
 from mlip_studies.studies.context import RunInfo, StudyContext
