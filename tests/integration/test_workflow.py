@@ -43,7 +43,7 @@ def snakemake(folder: Path, *arguments: str, config=(), check=True) -> subproces
     if config:
         command += ["--config", *config]
     done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, check=False, env=environment, timeout=900
+        command, cwd=folder, capture_output=True, text=True, check=False, env=environment, timeout=1700
     )
     if check:
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
@@ -157,14 +157,14 @@ def test_tiny_slice_of_long_and_hot_dynamics_makes_all_products(checkout):
     assert floor and all(row["status"] == "converged" for row in floor)
     assert all(abs(float(row["ae_difference_ev"])) < 1e-4 for row in floor)
     assert all(float(row["force_mae_ev_per_angstrom"]) < 1e-3 for row in floor)
-    # Four molecules at three temperatures, of the fewest and of the most training rows; every frame has a status.
+    # One molecule at three temperatures, of the fewest and of the most training rows; every frame has a status.
     for size in (12, 324):
         run = f"qm7x-gemnet_q-per_element-n{size}"
         robustness = read_csv(out / "md" / "thermal" / run / "robustness.csv")
-        assert len(robustness) == 12 and {float(row["temperature_k"]) for row in robustness} == {300, 600, 1200}
+        assert len(robustness) == 3 and {float(row["temperature_k"]) for row in robustness} == {300, 600, 1200}
         checks = read_csv(out / "checks" / "thermal" / run / "labels.csv")
         judged = read_csv(out / "checks" / "thermal" / run / "judged" / f"{run}.csv")
-        assert len(checks) == len(judged) == 12 - sum(int(row["n_missing"]) for row in robustness)
+        assert len(checks) == len(judged) == 3 - sum(int(row["n_missing"]) for row in robustness)
         for check, errors in zip(checks, judged, strict=True):
             assert check["status"] == errors["status"]
             if check["status"] == "converged":

@@ -462,7 +462,8 @@ def representatives_spec(wildcards):
     """How many molecules are chosen, as mlip_studies.data.representatives reads it."""
     entry = start_entry(wildcards, "representatives")
     fidelity = PROJECT.studies[wildcards.study]["data"][entry["data"]]["fidelity"]
-    spec = {"n": entry["count"], "seed": entry["seed"], "fidelity": fidelity}
+    n = round(scaled(entry["count"], 1))
+    spec = {"n": n, "seed": entry["seed"], "fidelity": fidelity}
     return spec | {"names": entry["names"]} if "names" in entry else spec
 
 
@@ -487,7 +488,7 @@ def spot_check_settings(wildcards):
     checks = study_numbers(wildcards.study)["checks"]
     keys = ("level", "max_cycle", "memory_limit_mb")
     return {key: checks[key] for key in keys} | {
-        "time_limit_s": scaled(checks["time_limit_s"], 20.0)
+        "time_limit_s": scaled(checks["time_limit_s"], 10.0)
     }
 
 
