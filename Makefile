@@ -100,6 +100,7 @@ bench: env ## the timings of benchmarks/RESULTS.md
 	  --tasks train --batch 8 # its baseline takes some 20 GB at batch 32
 	python benchmarks/bench_data.py
 	python benchmarks/bench_md.py --threads 1
+	python benchmarks/bench_dft.py
 
 verify: env ## check every artefact against its checksum; corrupt files are moved aside
 	@python -m mlip_studies verify
