@@ -228,4 +228,5 @@ def test_the_shifts_are_those_of_training():
     torch = pytest.importorskip("torch")
     from mlip_studies.training import data
 
-    assert torch and data.SHIFTS == SHIFTS
+    # Isolated atoms take away what differs by composition just as fitted energies do.
+    assert torch and {"per_element" if shift in data.PER_ELEMENT else shift for shift in data.SHIFTS} == set(SHIFTS)

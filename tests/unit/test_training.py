@@ -18,8 +18,8 @@ from mlip_studies.artifacts import write_text
 from mlip_studies.data.store import StoreWriter
 from mlip_studies.errors import InputError
 from mlip_studies.models.potential import load_potential
+from mlip_studies.runtime import state as state_module
 from mlip_studies.runtime.state import JobState, fingerprint
-from mlip_studies.training import state as state_module
 from mlip_studies.training.device import choose_device
 from mlip_studies.training.multi_fidelity import Numbers, RunInputs, RunOutputs, RunSpec, run
 

@@ -128,7 +128,7 @@ def fit_reference(
     reference = EnergyReference(shift, {})
     if shift in PER_ELEMENT:
         if self_energies is None:
-            raise InputError(f"self_energies: shift {shift} needs a file of energies per element; name it")
+            raise InputError(f"self_energies: shift {shift} needs a file of self energies; name it or change shift")
         fits = load_self_energies(self_energies)
         if fidelity not in fits:
             raise InputError(f"{self_energies}: no self energies for fidelity {fidelity!r}; run the regression again")
