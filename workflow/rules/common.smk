@@ -488,7 +488,7 @@ def spot_check_settings(wildcards):
     checks = study_numbers(wildcards.study)["checks"]
     keys = ("level", "max_cycle", "memory_limit_mb")
     return {key: checks[key] for key in keys} | {
-        "time_limit_s": scaled(checks["time_limit_s"], 10.0)
+        "time_limit_s": scaled(checks["time_limit_s"], 30.0)
     }
 
 
