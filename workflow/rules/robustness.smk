@@ -199,7 +199,7 @@ rule spot_check:
     params:
         config=spot_check_settings,
         state=lambda wildcards: (
-            f"{STATE}/spot_check/{wildcards.study}__{wildcards.frames.replace('/', '__')}"
+            f"{STATE}/spot_check/{wildcards.study}__{wildcards.frames.replace(os.sep, '__')}"
         ),
         code=code("mlip_studies.dft.spot_check"),
         code_folder=f"{STATE}/code",
