@@ -72,10 +72,12 @@ def checkout(tmp_path_factory):
 
 # Runs of So3krates on SPICE at mini: 12 + 2 more seeds + 6 + 2 + 2 + 1 on SPICE, 3 + 6 on our ethanol, 8 on published
 # frames; at full: 12 + 6 + 2 + 4 + 1 on SPICE, 5 + 6 and 8 on ethanol, with three seeds each. Long and hot dynamics:
-# four networks of four sizes, 1 by force, 8 by molecule, 2 others and 1 extended; at mini three seeds of SchNet alone.
+# four networks of four sizes, 1 by force, 8 by molecule, 2 others and 1 extended; at mini three seeds of SchNet.
+# SE(3)-Transformer: 1 first attempt, 6 (full: 10) weights, 3 rates, 1 long, 1 on ANI-1, 2 sizes, 3 read otherwise, 1
+# gradient.
 @pytest.mark.parametrize(
     ("scale", "rows", "runs", "simulations", "stores"),
-    [("mini", 111, 42 + 36, 12 + 22, 10), ("full", 111, 132 + 84, 12 + 24, 8)],
+    [("mini", 111, 42 + 36 + 18, 12 + 22 + 2, 10), ("full", 111, 132 + 84 + 66, 12 + 24 + 2, 10)],
 )
 def test_both_scales_resolve_and_count_jobs_by_kind(tmp_path, scale, rows, runs, simulations, stores):
     folder = copy_checkout(tmp_path)
@@ -85,6 +87,7 @@ def test_both_scales_resolve_and_count_jobs_by_kind(tmp_path, scale, rows, runs,
     assert counts["md"] == simulations
     assert counts["store"] == stores
     assert counts["spot_check"] == 17
+    assert (counts["train_nbody"], counts["transfer_test"], counts["curl"]) == (2, 4, 2)
     assert counts["total"] == sum(counts.values()) - counts["total"]
 
 
@@ -95,7 +98,7 @@ def test_every_published_data_set_and_split_resolves_at_full_scale(tmp_path):
     # One download per published file: 1 SPICE, 8 + 1 QM7-X, 1 ANI-1, 1 ANI-1x, 11 COMP6, 1 rMD17, 1 MD17.
     assert counts["fetch"] == 25
     assert counts["store"] == 8
-    assert counts["named_split"] == 13
+    assert counts["named_split"] == 15
     fetched = planned(folder, "fetch_all", config=["scale=full", f"data_sets=[{names}]"])
     # The studies' own sets come on top: the CCSD(T) ethanol frames, and two splits of rMD17 in two files each.
     assert fetched["fetch"] == 30
@@ -173,6 +176,25 @@ def test_tiny_slice_of_long_and_hot_dynamics_makes_all_products(checkout):
     verdicts = json.loads((out / "verdicts.json").read_text())
     assert len(verdicts["claims"]) >= 50
     assert not [c["id"] for c in verdicts["claims"] if c["by"] == "paper" and c["verdict"] == "reproduced"]
+
+
+def test_tiny_slice_of_the_se3_transformer_makes_all_products(checkout):
+    out = checkout / "results" / "mini" / "hedelius"
+    for name in ("fig3.1-nbody", "fig3.3-energy-weights", "fig3.7-sizes", "comp6", "water", "curl", "nan-gradients"):
+        assert all((out / "figures" / f"{name}{suffix}").exists() for suffix in (".png", ".svg", ".csv"))
+    for name in ("equivariance", "nbody", "table3.1", "table3.2"):
+        assert (out / "tables" / f"{name}.html").exists()
+    # Forces of a head of its own have a curl; the gradient of an energy has none.
+    direct, gradient = (f"ani1x-{name}-per_element-std-w1-r0.001" for name in ("se3_basic", "se3_gradient"))
+    for name, low, high in ((direct, 1e-6, 10.0), (gradient, 0.0, 1e-6)):
+        assert all(low <= float(row["asymmetry"]) < high for row in read_csv(out / "curl" / f"{name}.csv"))
+    # Errors on what was learnt, on what chose the weights and on the rest stand side by side.
+    (run,) = read_csv(out / "tables" / direct / "runs.csv")
+    assert all(float(run[f"{part}energy_rmse_ev"]) > 0 for part in ("train_", "validation_", ""))
+    tested = read_csv(out / "tests" / "comp6" / f"{direct}.csv")
+    assert len(tested) == 96 and {row["seed"] for row in tested} == {"0"}
+    verdicts = json.loads((out / "verdicts.json").read_text())
+    assert len(verdicts["claims"]) >= 30
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

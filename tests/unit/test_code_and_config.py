@@ -13,6 +13,7 @@ from mlip_studies.claims import Claim, ClaimSet, Outcome, Verdict, table
 from mlip_studies.config import load_project, merge
 from mlip_studies.errors import InputError
 from mlip_studies.jobs import job
+from mlip_studies.models.pretrained import PretrainedSpec
 from mlip_studies.provenance import front_page, summarise_costs
 
 SETTINGS = {
@@ -120,6 +121,13 @@ def test_project_loads(repository, scale):
     assert mixes["160k-60k"]["train_low"] * factor == 160_000
     assert mixes["160k-60k"]["train_high"] * factor == 60_000
     assert project.results == f"results/{scale}"
+    assert project.pretrained["ani2x"]["path"] is None
+
+
+def test_weights_of_published_potentials_lie_in_the_named_folder(repository, tmp_path):
+    entry = load_project({**SETTINGS, "weights": str(tmp_path)}, repository).pretrained["ani2x"]
+    assert entry["path"] == f"{tmp_path}/ani/ani-2x_8x.info"
+    PretrainedSpec.from_dict("ani2x", {key: entry[key] for key in ("kind", "path", "sha256", "licence")})
 
 
 @pytest.mark.parametrize(
@@ -130,7 +138,8 @@ def test_project_loads(repository, scale):
         ({"device": 3}, "config/config.yaml: key 'device'"),
         ({"seeds": ["zero"]}, "config/config.yaml: key 'seeds.0'"),
         ({"budget_scale": 0}, "config/config.yaml: key 'budget_scale'"),
-        ({"studies": ["krcelik"]}, "study 'krcelik' is unknown; choose from krcelic"),
+        ({"studies": ["krcelik"]}, "study 'krcelik' is unknown; choose from hedelius, krcelic"),
+        ({"weights": "no/such/folder"}, "key 'weights': no folder no/such/folder"),
         ({"mixes": ["20k/20k"]}, "'20k/20k' is not a mix of study krcelic"),
     ],
 )

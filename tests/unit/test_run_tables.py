@@ -124,6 +124,13 @@ def make_seed(folder, store_path, error, seed=0, kind="mean_padded", train_error
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(folder / "predictions.npz", **arrays)
     (folder / "run.json").write_text(json.dumps(content))
+    history = {"epoch": [1, 2], "step": [10, 30], "learning_rate": [1e-3, 1e-4], "grad_norm": [6.0, 2.0],
+               "train_loss": [4.0, 1.0 + seed], "validation_energy_rmse_ev": [2.0, 1.0]}  # fmt: skip
+    pd.DataFrame(history).to_csv(folder / "history.csv", index=False)
+    norms = {5: 8.0, 10: 4.0, 15: 4.0, 20: 2.0, 25: 1.0, 30: 1.0}
+    lines = [{"split": "train", "step": step, "grad_norm": norm} for step, norm in norms.items()]
+    lines += [{"split": "validation", "step": 30, "loss": 1.0}]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return RunFiles.in_folder(folder)
 
 
@@ -420,6 +427,56 @@ def test_settings_and_costs(tmp_path, store_path):
     line = only_line(analyse(tmp_path, store_path, make_seed(tmp_path, store_path, nothing, **plain)))
     assert math.isnan(line["beta"])
     assert math.isnan(line["n_layers"])
+
+
+def test_training_and_validation_errors(tmp_path, store_path):
+    errors = {
+        "train": {"n_rows": 7, "energy_rmse_ev": 0.5, "force_mae_ev_per_angstrom": 0.25},
+        "val": {"n_rows": 0, "energy_rmse_ev": None},
+    }
+    training = {"loss": {"name": "se3", "energy_weight": 1e-5}, "clip_norm": None, "optimizer": {"learning_rate": 1e-3}}
+    seed = make_seed(tmp_path, store_path, nothing, errors=errors, config__training=training, reference__scale_ev=2.5)
+    line = only_line(analyse(tmp_path, store_path, seed))
+    assert line["train_energy_rmse_ev"] == 0.5
+    assert line["train_force_mae_ev_per_angstrom"] == 0.25
+    assert math.isnan(line["train_energy_mae_ev"])
+    assert math.isnan(line["validation_energy_rmse_ev"])
+    assert (line["energy_weight"], line["learning_rate"], line["scale_ev"]) == (1e-5, 1e-3, 2.5)
+    assert math.isnan(line["clip_norm"])
+    # A run that was trained before these errors were kept.
+    line = only_line(analyse(tmp_path, store_path, make_seed(tmp_path, store_path, nothing)))
+    assert math.isnan(line["train_energy_rmse_ev"])
+
+
+def test_history_of_all_seeds_and_the_share_of_clipped_steps(tmp_path, store_path):
+    options = {"config__training__clip_norm": 3.0}
+    seeds = [make_seed(tmp_path, store_path, nothing, seed=k, **options) for k in (1, 0)]
+    history = read(analyse(tmp_path, store_path, *seeds), "history")
+    assert history["seed"].tolist() == [0, 0, 1, 1]
+    assert history["train_loss"].tolist() == [4.0, 1.0, 4.0, 2.0]
+    assert set(history["run"]) == {"a-run"}
+    # Norms 8 and 4, then 4, 2, 1 and 1, of which those above 3 were clipped.
+    assert history["clipped_share"].tolist() == [1.0, 0.25, 1.0, 0.25]
+    assert set(history["clip_norm"]) == {3.0}
+    free = make_seed(tmp_path, store_path, nothing)
+    history = read(analyse(tmp_path, store_path, free), "history")
+    assert history[["clip_norm", "clipped_share"]].to_numpy().tolist() == [[0.0, 0.0], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize("case", ["missing", "column", "metrics"])
+def test_bad_histories_are_one_line(tmp_path, store_path, case):
+    seed = make_seed(tmp_path, store_path, nothing, config__training__clip_norm=3.0)
+    folder = seed.run.parent
+    if case == "missing":
+        (folder / "history.csv").unlink()
+    if case == "column":
+        (folder / "history.csv").write_text("step,loss\n10,1.0\n")
+    if case == "metrics":
+        (folder / "metrics.jsonl").write_text('{"split": "train", "step": 10, "grad\n')
+    messages = {"missing": "history.csv", "column": "'learning_rate' is missing", "metrics": "not lines of metrics"}
+    with pytest.raises(InputError, match=messages[case]) as caught:
+        analyse(tmp_path, store_path, seed)
+    assert "\n" not in str(caught.value)
 
 
 def test_seeds_and_ensemble(tmp_path, store_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlip_studies.config import SCALES, load_models, load_study
+from mlip_studies.config import SCALES, load_models, load_study, read_yaml
 from mlip_studies.data.extend_store import FrameSelection
 from mlip_studies.dft.spot_check import SpotCheckConfig
 from mlip_studies.errors import InputError
@@ -14,14 +14,16 @@ from mlip_studies.md.engine import MDConfig
 from mlip_studies.md.robustness import RobustnessConfig
 from mlip_studies.run_names import AXES, parse_run_name, run_name
 from mlip_studies.runtime.options import read_options
+from mlip_studies.studies.hedelius_products import PRODUCTS as HEDELIUS
 from mlip_studies.studies.pavlovic_products import PRODUCTS as PAVLOVIC
 from mlip_studies.studies.products import product_inputs
 from mlip_studies.studies.runs import expand_runs, lookup_run, run_configuration
 from mlip_studies.studies.stocker_products import PRODUCTS as STOCKER
 from mlip_studies.training.run import RunConfig
 
-STUDIES = {"pavlovic": PAVLOVIC, "stocker": STOCKER}
+STUDIES = {"pavlovic": PAVLOVIC, "stocker": STOCKER, "hedelius": HEDELIUS}
 ROOT = Path(__file__).parents[2]
+PUBLISHED = dict.fromkeys(read_yaml(ROOT / "config" / "pretrained.yaml"), True)
 NUMBERS = {
     "seeds": [0, 1, 2],
     "data": {"a": {"dataset": "set_a", "split": "s", "fidelity": "dft", "force_fidelity": "other"}},
@@ -57,6 +59,10 @@ def test_names_say_what_a_run_is():
     ).values():
         parsed = parse_run_name(run.name)
         assert {axis: getattr(parsed, axis) for axis in AXES} == {axis: getattr(run, axis) for axis in AXES}
+    weighted = {"data": "a", "network": "net", "shift": "none", "scale": "std", "energy_weight": 1e-6, "clip_norm": 0.0}
+    name = run_name({**weighted, "learning_rate": 1e-5})
+    assert name == "a-net-none-std-w0.000001-c0-r0.00001"
+    assert parse_run_name(name).energy_weight == 1e-6 and parse_run_name(name).learning_rate == 1e-5
     assert parse_run_name("a") is None and parse_run_name("a-net-mean-x3") is None
 
 
@@ -131,10 +137,12 @@ def test_every_run_of_a_study_is_a_valid_training(study, scale):
     for run in runs.values():
         RunConfig.from_dict(run_configuration(run, 0, numbers["data"][run.data], networks, "D", study_folder="S"))
     simulated = {entry["run"] for job in numbers["md"].values() for entry in job["runs"]}
-    assert simulated <= set(runs)
+    assert simulated <= {*runs, *PUBLISHED}
+    numbers["published"] = PUBLISHED
     for product in STUDIES[study].values():
         names = product.run_names(runs)
-        assert names or product.md or product.shift_check or product.starts or product.active
+        others = ("md", "shift_check", "starts", "active", "charged_particles", "files")
+        assert names or any(getattr(product, name) for name in others)
         if product.demo:
             assert all(runs[name].demo for name in names)
             assert all(runs[name].demo for _, name in product.simulations(study, numbers, runs))
@@ -169,9 +177,39 @@ def test_dynamics_and_checks_of_the_robustness_study_are_valid(scale):
     # All four sizes of the paper's network run, and the demo's are the fewest and the most rows.
     sizes = sorted({run.train_size for run in expand_runs("stocker", numbers).values() if "schnet" in run.groups})
     every = expand_runs("stocker", numbers)
+    numbers["published"] = PUBLISHED
     found = [every[run].train_size for _, run in STOCKER["md-errors-all"].simulations("stocker", numbers, every)]
     ends = [every[run].train_size for _, run in STOCKER["md-errors"].simulations("stocker", numbers, every)]
     assert found == sizes and ends == [sizes[0], sizes[-1]]
+
+
+def test_weights_rate_and_clipping_reach_the_training():
+    group = {"data": "a", "network": "net", "shift": "none", "scale": "std", "n_seeds": 1}
+    swept = {"energy_weight": [0.01, 1.0], "clip_norm": [0.0, 2.0], "learning_rate": [1e-5]}
+    runs = expand_runs("x", {**NUMBERS, "groups": {"sweep": {**group, **swept}}})
+    assert len(runs) == 4
+    found = {
+        name: RunConfig.from_dict(run_configuration(run, 0, NUMBERS["data"]["a"], NETWORKS, "D"))
+        for name, run in runs.items()
+    }
+    chosen = found["a-net-none-std-w0.01-c0-r0.00001"]
+    assert chosen.scale == "std" and chosen.training.loss.energy_weight == 0.01
+    assert chosen.training.clip_norm is None and chosen.training.optimizer.learning_rate == 1e-5
+    assert found["a-net-none-std-w1-c2-r0.00001"].training.clip_norm == 2.0
+
+
+def test_published_potentials_run_where_their_weights_are():
+    numbers, _ = load_study(ROOT, "stocker", "mini")
+    runs, matrix = expand_runs("stocker", numbers), STOCKER["robustness-matrix"]
+    for there in (True, False):
+        known = numbers | {"published": {"ani2x": there}}
+        assert (("thermal", "ani2x") in matrix.simulations("stocker", known, runs)) is there
+        files = product_inputs(matrix, "stocker", known, runs, "S", "D")
+        assert ("S/checks/thermal/ani2x/judged/ani2x.csv" in files) is there
+        assert not [path for path in files if path.startswith("S/tables/ani2x")]
+        assert ("thermal", "ani2x") not in STOCKER["md-errors"].simulations("stocker", known, runs)
+    with pytest.raises(InputError, match="has no run ani2x"):
+        matrix.simulations("stocker", numbers, runs)
 
 
 def test_a_product_that_needs_several_seeds_is_left_out_without_them():

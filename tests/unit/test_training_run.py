@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from mlip_studies.artifacts import write_text
-from mlip_studies.data.named_splits import make_split, write_named_split
+from mlip_studies.data.named_splits import load_named_split, make_split, write_named_split
 from mlip_studies.data.store import Store, StoreWriter
 from mlip_studies.errors import InputError
 from mlip_studies.graph.batch import make_batch
@@ -189,6 +189,40 @@ def test_padded_mean_makes_the_slope_of_the_study(tmp_path):
     np.testing.assert_allclose(error, mean * (rows.n_atoms / 6 - 1), rtol=1e-9, atol=1e-6)
 
 
+def test_errors_on_training_and_validation_rows_are_stated(tmp_path, monkeypatch):
+    make_inputs(tmp_path)
+    config = make_config(tmp_path, scale="std", train_predictions=True, training={"max_steps": 20})
+    summary, outputs = run_in(tmp_path / "a", config)
+    arrays = np.load(outputs.predictions)
+    error = arrays["train_energy_predicted_ev"] - arrays["train_energy_label_ev"]
+    found = summary["errors"]["train"]
+    assert found["n_rows"] == 40
+    assert found["energy_mae_ev"] == pytest.approx(np.abs(error).mean(), rel=1e-6)
+    assert found["energy_rmse_ev"] == pytest.approx(np.sqrt((error**2).mean()), rel=1e-6)
+    # Validation rows and their forces: as if they were the test rows of the same training.
+    with Store(tmp_path / "store.h5") as store:
+        split = load_named_split(config["split"], store)
+    rows = {"train": split.train_rows().tolist(), "val": split.val_rows().tolist(), "test": split.val_rows().tolist()}
+    swapped, _ = run_in(tmp_path / "b", {**config, "split": rows})
+    assert swapped["errors"]["val"].pop("n_rows") == 12
+    assert swapped["errors"]["val"] == pytest.approx(swapped["test"], rel=1e-6)
+    assert set(swapped["test"]) >= {"force_mae_ev_per_angstrom", "force_rmse_ev_per_angstrom"}
+    # Of many training rows a sample is drawn, the same in every run.
+    monkeypatch.setattr("mlip_studies.training.run.MOST_TRAINING_ROWS", 10)
+    samples = [run_in(tmp_path / name, config)[0]["errors"]["train"] for name in ("c", "d")]
+    assert samples[0] == samples[1]
+    assert samples[0]["n_rows"] == 10
+    assert samples[0]["energy_mae_ev"] != pytest.approx(found["energy_mae_ev"], rel=1e-9)
+
+
+def test_a_run_without_validation_rows_states_no_errors_on_them(tmp_path):
+    make_inputs(tmp_path)
+    split = {"train": list(range(0, 60, 2)), "test": [61, 63]}
+    summary, _ = run_in(tmp_path, make_config(tmp_path, split=split, training={"max_steps": 4}))
+    assert summary["errors"]["val"]["n_rows"] == 0
+    assert summary["errors"]["val"]["energy_mae_ev"] is None
+
+
 def test_explicit_rows_and_sizes(tmp_path):
     make_inputs(tmp_path)
     summary, _ = run_in(tmp_path / "a", make_config(tmp_path, train_size=16, training={"max_steps": 2}))
@@ -329,8 +363,13 @@ def test_rows_without_forces_are_one_line(tmp_path):
         run_in(tmp_path, make_config(tmp_path, split=split))
     with StoreWriter(tmp_path / "store.h5", ["dft"]) as writer:
         writer.append(np.array([8, 1, 1]), np.tile(WATER, (9, 1, 1)), {"dft": energy}, group="H2O")
-    with pytest.raises(InputError, match="no forces of fidelity 'dft'"):
+    # As ANI-1, which was published without forces.
+    with pytest.raises(InputError, match=r"store\.h5: no forces of fidelity 'dft' \(key 'forces/dft'\)") as caught:
         run_in(tmp_path, make_config(tmp_path, split=split))
+    assert "training.loss 'so3krates' needs; train on energies with training.loss energy_mse" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    summary, _ = run_in(tmp_path, make_config(tmp_path, split=split, training={"loss": "energy_mse", "max_steps": 2}))
+    assert "force_mae_ev_per_angstrom" not in summary["errors"]["train"]
 
 
 def test_bad_yaml_files(tmp_path):

@@ -73,6 +73,7 @@ wildcard_constraints:
     job=r"[a-z0-9_]+",
     starts=r"[a-z0-9_]+",
     data=r"[a-z0-9_]+",
+    test=r"[a-z0-9_]+",
     judge=r"[A-Za-z0-9_.-]*[A-Za-z0-9_-]",
 
 
@@ -159,7 +160,7 @@ STUDY_DATASETS = sorted(
     {
         entry["dataset"]
         for numbers in PROJECT.studies.values()
-        for kind in ("experiments", "data")
+        for kind in ("experiments", "data", "tests")
         for entry in numbers.get(kind, {}).values()
     }
 )
@@ -302,6 +303,8 @@ def run_modules(wildcards):
 
 def run_model_modules(wildcards):
     """The module of a run's network, for what uses the trained network."""
+    if wildcards.run in PROJECT.pretrained:
+        return ["mlip_studies.models.pretrained"]
     return [model_module(run_config(Seedless(wildcards))["model"]["name"])]
 
 
@@ -314,6 +317,8 @@ class JobOf:
 
 def judge_modules(wildcards):
     """The module of the network that judges frames."""
+    if wildcards.judge in PROJECT.pretrained:
+        return ["mlip_studies.models.pretrained"]
     judge = Seedless(wildcards, wildcards.judge)
     return [model_module(run_config(judge)["model"]["name"])]
 
@@ -385,7 +390,7 @@ def md_entry(study, job, run):
     }
     # A few samples always: the smallest that a table can be made from.
     shortest = 4 * settings["sample_every_fs"] / 1000
-    for key in ("time_ps", "thermalise_ps"):
+    for key in {"time_ps", "thermalise_ps"} & set(settings):
         least = shortest if key == "time_ps" else 0.0
         settings[key] = scaled(settings[key], min(least, settings[key]))
     return settings
@@ -409,6 +414,28 @@ def floor_settings(wildcards):
     return settings | {"rows": round(scaled(settings["rows"], 1))}
 
 
+def run_potential(study, run):
+    """Weights of a run's network: of its first seed, or of a published potential."""
+    published = PROJECT.pretrained.get(run)
+    if published is None:
+        return f"{OUT}/{study}/runs/{run}/seed0/model.safetensors"
+    if published["path"] is None:
+        raise WorkflowError(
+            f"{run}: no weights at hand; name their folder by the key 'weights' of config/config.yaml"
+        )
+    return published["path"]
+
+
+def potential_config(study, run):
+    """What mlip_studies.md.potentials reads: a path, or the keys of a published potential."""
+    if run not in PROJECT.pretrained:
+        return run_potential(study, run)
+    entry = PROJECT.pretrained[run]
+    keys = ("kind", "sha256", "options", "licence")
+    chosen = {key: entry[key] for key in keys if key in entry}
+    return {"pretrained": run, "path": run_potential(study, run)} | chosen
+
+
 def md_start(wildcards):
     """Where the start structures of dynamics are: a set of the study, or the store of the run."""
     start = md_entry(wildcards.study, wildcards.job, wildcards.run).get("start")
@@ -428,8 +455,54 @@ def md_config(wildcards):
         "job": wildcards.job,
         "run": wildcards.run,
         # From the wildcards: snakemake does not compare parameters that are made from inputs.
-        "potential": f"{OUT}/{wildcards.study}/runs/{wildcards.run}/seed0/model.safetensors",
+        "potential": potential_config(wildcards.study, wildcards.run),
         "start": start,
+    }
+
+
+# ---- tests of trained networks ----
+
+
+def test_entry(wildcards):
+    """Data set and label of a test of trained networks on other data."""
+    tests = study_numbers(wildcards.study).get("tests", {})
+    if wildcards.test not in tests:
+        raise WorkflowError(
+            f"study {wildcards.study} has no test {wildcards.test}; it has {', '.join(tests) or 'none'}"
+        )
+    return tests[wildcards.test]
+
+
+def curl_data(wildcards):
+    """Store and split whose test rows show whether forces are those of an energy."""
+    numbers = study_numbers(wildcards.study)
+    entry = numbers["data"][numbers["curl"]["data"]]
+    folder = f"{OUT}/data/{entry['dataset']}"
+    return {
+        "store": f"{folder}/store.h5",
+        "split": f"{folder}/splits/{entry['split']}.npz",
+    }
+
+
+def nbody_settings(wildcards):
+    """What mlip_studies.training.nbody.NBodyConfig reads, besides the file of trajectories."""
+    settings = dict(study_numbers(wildcards.study)["nbody"])
+    networks = settings.pop("networks")
+    if wildcards.network not in networks:
+        raise WorkflowError(
+            f"study {wildcards.study} has no network {wildcards.network} for charged particles; it has {', '.join(networks)}"
+        )
+    training = dict(settings.pop("training"))
+    for key in ("max_steps", "max_epochs"):
+        if training.get(key):
+            training[key] = max(
+                1, round(training[key] * PROJECT.settings["budget_scale"])
+            )
+    label = f"charged particles, {wildcards.network}"
+    return settings | {
+        "network": networks[wildcards.network],
+        "training": training,
+        "label": label,
     }
 
 
@@ -477,10 +550,23 @@ def study_data(wildcards):
     return entries[wildcards.data]
 
 
-def run_atoms(wildcards):
-    """Isolated atoms of the labels that a run learnt from, the zero of its atomization energies."""
-    run = lookup_run(wildcards.study, RUNS[wildcards.study], wildcards.run)
+def judge_atoms(wildcards):
+    """Isolated atoms of the labels that a judge learnt from, the zero of its atomization energies."""
+    if wildcards.judge in PROJECT.pretrained:
+        return "config/self_energies.yaml"
+    run = lookup_run(wildcards.study, RUNS[wildcards.study], wildcards.judge)
     return f"{OUT}/{wildcards.study}/isolated_atoms/{run.data}.json"
+
+
+def published_judge(wildcards):
+    """A published potential that judges frames, and the name of its isolated atoms; nothing for a trained network."""
+    if wildcards.judge not in PROJECT.pretrained:
+        return {}
+    atoms = PROJECT.pretrained[wildcards.judge]["isolated_atoms"]
+    return {
+        "potential": potential_config(wildcards.study, wildcards.judge),
+        "atoms": atoms,
+    }
 
 
 def spot_check_settings(wildcards):

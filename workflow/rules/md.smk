@@ -3,7 +3,7 @@
 
 rule md:
     input:
-        potential=f"{OUT}/{{study}}/runs/{{run}}/seed0/model.safetensors",
+        potential=lambda wildcards: run_potential(wildcards.study, wildcards.run),
         start=md_start,
     output:
         trajectory=f"{OUT}/{{study}}/md/{{job}}/{{run}}/trajectory.h5",

@@ -50,6 +50,26 @@ rule gemnet_singularities:
         "../scripts/gemnet_singularities.py"
 
 
+rule nan_gradients:
+    output:
+        f"{MODELS_OUT}/nan_gradients.csv",
+    log:
+        f"{LOGS}/nan_gradients.log",
+    benchmark:
+        f"{BENCHMARKS}/nan_gradients.jsonl"
+    localrule: SCALE == "mini"
+    conda:
+        "../../envs/core.yaml"
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(30),
+    params:
+        seed=0,
+        code=code("mlip_studies.models.se3_singularities"),
+    script:
+        "../scripts/nan_gradients.py"
+
+
 for key in MODEL_PRODUCTS:
 
     rule:

@@ -15,13 +15,34 @@ def study_product_inputs(study, product):
         return product_inputs(
             product,
             study,
-            PROJECT.studies[study],
+            with_published(study),
             RUNS[study],
             f"{OUT}/{study}",
             f"{OUT}/data",
         )
     except InputError as error:
         raise WorkflowError(str(error)) from None
+
+
+def with_published(study):
+    """Configuration of a study, and which published potentials can be run."""
+    known = {
+        name: entry["path"] is not None for name, entry in PROJECT.pretrained.items()
+    }
+    return PROJECT.studies[study] | {"published": known}
+
+
+def not_run(study):
+    """Published potentials that a study's dynamics name but that cannot be run, and why."""
+    jobs = PROJECT.studies[study].get("md", {}).values()
+    named = {entry["run"] for job in jobs for entry in job["runs"]}
+    reason = "no weights: name their folder by `weights` in config.yaml"
+    missing = {
+        name: reason
+        for name, entry in PROJECT.pretrained.items()
+        if name in named and entry["path"] is None
+    }
+    return {"matrix": {"not_run": missing}} if missing else {}
 
 
 def study_products(study, wanted):
@@ -67,7 +88,7 @@ def product_context(study):
             }
             for name, run in RUNS[study].items()
         },
-        "settings": numbers,
+        "settings": numbers | not_run(study),
     }
 
 
@@ -76,7 +97,7 @@ def forecast_inputs(wildcards):
     study = wildcards.study
     product = PRODUCT_MODULES[study].PRODUCTS["forecast-table"]
     folder = f"{OUT}/{study}"
-    pairs = product.simulations(study, PROJECT.studies[study], RUNS[study])
+    pairs = product.simulations(study, with_published(study), RUNS[study])
     return {
         "summaries": [f"{folder}/md/{job}/{run}/summary.json" for job, run in pairs],
         "labels": [f"{folder}/checks/{job}/{run}/labels.csv" for job, run in pairs],

@@ -33,7 +33,7 @@ rule representatives:
 rule start_structures:
     input:
         files=lambda wildcards: [
-            f"resources/stocker-molecules/{name}.xyz"
+            f"resources/{start_entry(wildcards, 'resources')['folder']}/{name}.xyz"
             for name in start_entry(wildcards, "resources")["files"]
         ],
     output:
@@ -240,8 +240,9 @@ rule spot_errors:
         frames=f"{OUT}/{{study}}/checks/{{job}}/{{run}}/frames.npz",
         labels=f"{OUT}/{{study}}/checks/{{job}}/{{run}}/labels.npz",
         table=f"{OUT}/{{study}}/checks/{{job}}/{{run}}/labels.csv",
-        potential=f"{OUT}/{{study}}/runs/{{judge}}/seed0/model.safetensors",
-        atoms=run_atoms,
+        potential=lambda wildcards: run_potential(wildcards.study, wildcards.judge),
+        atoms=judge_atoms,
+        schema="workflow/schemas/self_energies.schema.yaml",
     output:
         errors=f"{OUT}/{{study}}/checks/{{job}}/{{run}}/judged/{{judge}}.csv",
         components=f"{OUT}/{{study}}/checks/{{job}}/{{run}}/judged/{{judge}}.components.csv",
@@ -258,6 +259,7 @@ rule spot_errors:
         runtime=growing(60),
     params:
         judge="{judge}",
+        published=lambda wildcards: published_judge(wildcards),
         code=lambda wildcards: code(
             "mlip_studies.studies.spot_errors",
             *judge_modules(wildcards),

@@ -1,4 +1,4 @@
-"""Adapter of rule spot_errors: inputs frames, labels, table, potential (or param pretrained), atoms; param judge."""
+"""Adapter of rule spot_errors."""
 
 from typing import TYPE_CHECKING
 
@@ -10,19 +10,22 @@ if TYPE_CHECKING:
 with job(snakemake.log[0], snakemake.params.code, snakemake.params.code_folder):
     import torch
 
+    from mlip_studies.data.reference_energies import load_reference_energies
     from mlip_studies.studies.spot_errors import write_spot_errors
 
     torch.set_num_threads(snakemake.threads)
-    pretrained = snakemake.params.get("pretrained")
+    published = snakemake.params.published
+    potential, atoms = snakemake.input.potential, snakemake.input.atoms
+    if published:
+        potential = published["potential"]
+        atoms = load_reference_energies(atoms, snakemake.input.schema).published[published["atoms"]].energies_ev
     write_spot_errors(
         snakemake.input.frames,
         snakemake.input.labels,
         snakemake.input.table,
-        snakemake.input.potential if pretrained is None else pretrained,
+        potential,
         snakemake.output.errors,
         snakemake.params.judge,
-        snakemake.params.get("atomic_reference", snakemake.input.get("atoms")),
-        components=snakemake.output.get("components"),
-        fidelity=snakemake.params.get("fidelity", "high"),
-        device=snakemake.params.get("device", "cpu"),
+        atoms,
+        components=snakemake.output.components,
     )

@@ -83,6 +83,7 @@ class Project:
         datasets: config/datasets.yaml.
         data: merged content of config/data.yaml: data sets to describe, named splits, charged particles.
         models: config/models.yaml: the networks of the papers, and the check of their training.
+        pretrained: config/pretrained.yaml: published potentials; ``path`` is None where no folder of weights is named.
     """
 
     scale: str
@@ -92,6 +93,7 @@ class Project:
     datasets: dict[str, dict[str, Any]]
     data: dict[str, Any]
     models: dict[str, Any]
+    pretrained: dict[str, dict[str, Any]]
 
     @property
     def results(self) -> str:
@@ -135,15 +137,41 @@ def load_project(settings: dict[str, Any], root: Path) -> Project:
     for name in settings["studies"]:
         numbers, titles[name] = load_study(root, name, settings["scale"])
         studies[name] = _with_overrides(numbers, settings, name)
-        for kind in ("experiments", "data"):
+        for kind in ("experiments", "data", "tests"):
             for key, entry in numbers.get(kind, {}).items():
                 if entry["dataset"] not in datasets:
                     raise InputError(
                         f"config/studies/{name}.yaml: key '{kind}.{key}.dataset': {entry['dataset']!r} is not in "
                         f"config/datasets.yaml; known data sets: {', '.join(sorted(datasets))}"
                     )
-    data = load_data(root, settings, datasets)
-    return Project(settings["scale"], settings, studies, titles, datasets, data, load_models(root, settings["scale"]))
+    return Project(
+        settings["scale"],
+        settings,
+        studies,
+        titles,
+        datasets,
+        load_data(root, settings, datasets),
+        load_models(root, settings["scale"]),
+        load_pretrained(root, settings),
+    )
+
+
+def load_pretrained(root: Path, settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """config/pretrained.yaml, with paths below the folder of weights of the settings.
+
+    Raises:
+        InputError: a mistake in the file, or a folder of weights that is not there.
+    """
+    label = "config/pretrained.yaml"
+    content = read_yaml(root / "config" / "pretrained.yaml")
+    validate(content, root / "workflow" / "schemas" / "pretrained.schema.yaml", label)
+    folder = settings.get("weights")
+    if folder is not None and not Path(folder).expanduser().is_dir():
+        raise InputError(f"config/config.yaml: key 'weights': no folder {folder}; name the one that holds the weights")
+    return {
+        name: {**entry, "path": None if folder is None else str(Path(folder).expanduser() / entry["path"])}
+        for name, entry in content.items()
+    }
 
 
 def load_models(root: Path, scale: str) -> dict[str, Any]:

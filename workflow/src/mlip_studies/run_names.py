@@ -1,4 +1,8 @@
-"""Names of training runs: <data>-<network>-<shift>[-b<beta>][-l<layers>][-s<steps>][-n<rows>]."""
+"""Names of training runs: <data>-<network>-<shift>, then what else a group sets, such as ``-b0.99`` or ``-n324``.
+
+In this order: ``-<scale>``, ``-w<energy weight>``, ``-c<clip norm>``, ``-r<learning rate>``, ``-b<beta>``,
+``-l<layers>``, ``-s<steps>``, ``-n<rows>``.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +12,44 @@ from dataclasses import dataclass
 from typing import Any
 
 #: what a group may vary, in the order of a run's name
-AXES = ("data", "network", "shift", "beta", "n_layers", "max_steps", "train_size")
+AXES = (
+    "data",
+    "network",
+    "shift",
+    "scale",
+    "energy_weight",
+    "clip_norm",
+    "learning_rate",
+    "beta",
+    "n_layers",
+    "max_steps",
+    "train_size",
+)
+#: letter of each number in a name, and what it is
+_NUMBERS: dict[str, tuple[str, type[float] | type[int]]] = {
+    "energy_weight": ("w", float),
+    "clip_norm": ("c", float),
+    "learning_rate": ("r", float),
+    "beta": ("b", float),
+    "n_layers": ("l", int),
+    "max_steps": ("s", int),
+    "train_size": ("n", int),
+}
+
+
+def _decimal(value: float) -> str:
+    """A number without exponent, because a name's parts are separated by ``-``."""
+    return str(value) if isinstance(value, int) else f"{value:.12f}".rstrip("0").rstrip(".")
 
 
 def run_name(values: Mapping[str, Any]) -> str:
-    """Name of a run from its settings (keys: see :data:`AXES`)."""
+    """Name of a run from its settings (keys: see :data:`AXES`; the first three are required)."""
     parts = [str(values["data"]), str(values["network"]), str(values["shift"])]
-    for key, letter in (("beta", "b"), ("n_layers", "l"), ("max_steps", "s"), ("train_size", "n")):
+    if values.get("scale") is not None:
+        parts.append(str(values["scale"]))
+    for key, (letter, _) in _NUMBERS.items():
         if values.get(key) is not None:
-            parts.append(f"{letter}{values[key]}" if isinstance(values[key], int) else f"{letter}{values[key]:g}")
+            parts.append(f"{letter}{_decimal(values[key])}")
     return "-".join(parts)
 
 
@@ -27,6 +60,10 @@ class RunName:
     data: str
     network: str
     shift: str
+    scale: str | None = None
+    energy_weight: float | None = None
+    clip_norm: float | None = None
+    learning_rate: float | None = None
     beta: float | None = None
     n_layers: int | None = None
     max_steps: int | None = None
@@ -34,8 +71,8 @@ class RunName:
 
 
 _NAME = re.compile(
-    r"(?P<data>[^-]+)-(?P<network>[^-]+)-(?P<shift>[^-]+)(-b(?P<beta>[0-9.]+))?(-l(?P<n_layers>\d+))?"
-    r"(-s(?P<max_steps>\d+))?(-n(?P<train_size>\d+))?"
+    r"(?P<data>[^-]+)-(?P<network>[^-]+)-(?P<shift>[^-]+)(-(?P<scale>std))?"
+    + "".join(rf"(-{letter}(?P<{key}>[0-9.]+))?" for key, (letter, _) in _NUMBERS.items())
 )
 
 
@@ -45,6 +82,7 @@ def parse_run_name(name: str) -> RunName | None:
     if match is None:
         return None
     parts = match.groupdict()
-    numbers = {key: None if parts[key] is None else int(parts[key]) for key in ("n_layers", "max_steps", "train_size")}
-    beta = None if parts["beta"] is None else float(parts["beta"])
-    return RunName(parts["data"], parts["network"], parts["shift"], beta, **numbers)
+    numbers: dict[str, Any] = {
+        key: None if parts[key] is None else kind(parts[key]) for key, (_, kind) in _NUMBERS.items()
+    }
+    return RunName(parts["data"], parts["network"], parts["shift"], parts["scale"], **numbers)

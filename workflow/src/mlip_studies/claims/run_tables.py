@@ -1,4 +1,4 @@
-"""Lazy access to the tidy tables of network runs, of their dynamics and speed, and of the checks of both."""
+"""Lazy access to the tidy tables of network runs, of their dynamics, speed and forces, and of the checks of these."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ RUN_COLUMNS: Mapping[str, tuple[str, ...]] = {
     "elements": ("element",),
     "outliers": ("run", "seed", "row", "true", "predicted", "residual", "near_zero"),
     "ensemble": ("row",),
+    "history": ("seed", "step", "learning_rate"),
 }
 MD_COLUMNS: Mapping[str, tuple[str, ...]] = {
     "samples": ("job", "replica", "time_ps", "potential_ev", "kinetic_ev"),
@@ -52,12 +53,33 @@ SINGLE_COLUMNS: Mapping[str, tuple[str, ...]] = {
     "floor": ("row", "n_atoms", "status", "ae_difference_ev", "force_mae_ev_per_angstrom"),
     "forecast": (),
     "active": (),
+    "nan_gradients": ("part", "variant", "case", "quantity", "x", "value", "n_not_finite", "n_values"),
+    "table31": (
+        "row",
+        "dataset",
+        "energies",
+        "self_energies",
+        "n_rows",
+        "mean_hartree",
+        "std_hartree",
+        "paper_label",
+        "paper_mean_hartree",
+        "paper_std_hartree",
+    ),
 }
+# Tables of one run outside its own folder: errors on another test set, and how far forces are from a gradient.
+TRANSFER_COLUMNS: tuple[str, ...] = (
+    "seed", "subset", "group", "n_atoms", "energy_true_ev", "energy_predicted_ev", "energy_error_ev",
+    "relative_energy_error_ev", "force_mae_ev_per_angstrom",
+)  # fmt: skip
+CURL_COLUMNS: tuple[str, ...] = ("seed", "structure", "n_atoms", "asymmetry", "loop_work_ev", "gradient_error")
+NETWORK_KEYS = ("name", "parameters", "layers")
+BASELINE_COLUMNS: tuple[str, ...] = ("baseline", "windows", "mse_x", "mse_v", "mse_both")
 # Columns that are names: without this a formula or a group of digits only would become a number.
 RUN_TEXT_COLUMNS = (
     "run", "data", "model", "shift", "device", "group", "subset", "formula", "smiles", "element", "job", "reason",
     "source", "label", "precision", "warnings", "fidelity", "correction_note", "dataset", "severity", "message", "name",
-    "failure_kind", "detail", "status", "strategy", "level", "component",
+    "failure_kind", "detail", "status", "strategy", "level", "component", "structure", "network", "baseline",
 )  # fmt: skip
 _COMPONENTS = ".components"
 
@@ -76,22 +98,26 @@ class RunTables:
         single: Mapping[str, Sequence[PathLike]] | None = None,
         checks: Mapping[tuple[str, str], PathLike] | None = None,
         judged: Mapping[tuple[str, str, str, str], PathLike] | None = None,
+        named: Mapping[tuple[str, ...], PathLike] | None = None,
     ) -> None:
         """Keep the paths; nothing is read yet.
 
         Args:
             runs: path of each (kind, run).
             dynamics: path of each (kind, job, run).
-            single: paths of the tables of the whole study, by kind: speed, shift_check, floor, forecast, active;
-                several are put together.
+            single: paths of the tables of the whole study, by kind: speed, shift_check, floor, forecast, active,
+                nan_gradients, table31; several are put together.
             checks: path of the reference calculations of each (job, run).
             judged: path of each (kind, job, run, judge), kind judged or components.
+            named: path of each (transfer, test, run), (curl, run), (nbody_run, network), (nbody_predictions, network),
+                (nbody_baselines,) and (network, name).
         """
         self._runs = {key: Path(path) for key, path in (runs or {}).items()}
         self._dynamics = {key: Path(path) for key, path in (dynamics or {}).items()}
         self._single = {kind: [Path(path) for path in paths] for kind, paths in (single or {}).items()}
         self._checks = {key: Path(path) for key, path in (checks or {}).items()}
         self._judged = {key: Path(path) for key, path in (judged or {}).items()}
+        self._named = {key: Path(path) for key, path in (named or {}).items()}
         self._table = cache(self._read)
         self._json = cache(lambda path: json.dumps(read_json(path)))
 
@@ -102,7 +128,9 @@ class RunTables:
         ``…/tables/<run>/<kind>.csv``, ``…/md/<job>/<run>/<kind>.csv`` (and its ``summary.json``),
         ``…/checks/<job>/<run>/labels.csv``, ``…/checks/<job>/<run>/judged/<judge>.csv`` (and
         ``<judge>.components.csv``), ``…/floor/floor.csv``, ``…/active/active.csv``, ``…/speed.csv``,
-        ``…/shift_check.csv`` and ``…/forecast.csv``.
+        ``…/shift_check.csv``, ``…/forecast.csv``, ``…/nan_gradients.csv``, ``…/data/table31.csv``,
+        ``…/tests/<test>/<run>.csv``, ``…/curl/<run>.csv``, ``…/nbody/<network>/run.json`` (and its
+        ``predictions.npz``), ``…/nbody/baselines.csv`` and ``…/models/networks/<name>.json``.
 
         Args:
             paths: any files, for instance all inputs of a rule.
@@ -115,10 +143,15 @@ class RunTables:
         single: dict[str, list[Path]] = {}
         checks: dict[tuple[str, str], Path] = {}
         judged: dict[tuple[str, str, str, str], Path] = {}
+        named: dict[tuple[str, ...], Path] = {}
         for path in dict.fromkeys(map(Path, paths)):
             folders = path.parts
-            if path.suffix == ".csv" and len(folders) >= 5 and folders[-2] == "judged" and folders[-5] == "checks":
-                # First: a judge may have any name.
+            key = _named_key(path)
+            if key is not None:
+                # Before the others: a run or a test may have any name.
+                _add(named, key, path)
+            elif path.suffix == ".csv" and len(folders) >= 5 and folders[-2] == "judged" and folders[-5] == "checks":
+                # Before the others: a judge may have any name.
                 kind = "components" if path.stem.endswith(_COMPONENTS) else "judged"
                 _add(judged, (kind, folders[-4], folders[-3], path.stem.removesuffix(_COMPONENTS)), path)
             elif path.name == "labels.csv" and len(folders) >= 4 and folders[-4] == "checks":
@@ -129,7 +162,7 @@ class RunTables:
                 _add(dynamics, (path.stem, folders[-3], folders[-2]), path)
             elif len(folders) >= 3 and folders[-3] == "tables" and path.suffix == ".csv" and path.stem in RUN_COLUMNS:
                 _add(runs, (path.stem, folders[-2]), path)
-        return cls(runs, dynamics, single, checks, judged)
+        return cls(runs, dynamics, single, checks, judged, named)
 
     def names(self, kind: str = "runs") -> list[str]:
         """Runs with a table of this kind, in the order given."""
@@ -139,7 +172,7 @@ class RunTables:
         """One table of one run, all seeds; without rows where the run has nothing for it (one seed: no ensemble).
 
         Args:
-            kind: runs, molecules, forces, elements, outliers or ensemble.
+            kind: runs, molecules, forces, elements, outliers, ensemble or history.
             run: name of the run.
 
         Raises:
@@ -149,6 +182,15 @@ class RunTables:
         if (kind, run) not in self._runs:
             raise MissingDataError(f"{run} ({kind}): not among the results that were asked for")
         return self._table(self._runs[kind, run], RUN_COLUMNS[kind], kind != "runs").copy()
+
+    def history(self, run: str) -> pd.DataFrame:
+        """Losses and errors (eV, eV/Å) of a run along its training, one row per seed and evaluation.
+
+        Raises:
+            MissingDataError: it was not asked for.
+            InputError: the file is damaged or lacks a column.
+        """
+        return self.get("history", run)
 
     def runs(self) -> pd.DataFrame:
         """One row per run and seed, all runs.
@@ -297,6 +339,99 @@ class RunTables:
         """
         return self._whole("shift_check")
 
+    def nan_gradients(self) -> pd.DataFrame:
+        """Gradients at and near the points where formulas of harmonics and of norms are singular.
+
+        Raises:
+            MissingDataError: it was not asked for.
+        """
+        return self._whole("nan_gradients")
+
+    def table31(self) -> pd.DataFrame:
+        """Mean and standard deviation (Ha) of the energies of data sets, with and without self energies.
+
+        Raises:
+            MissingDataError: it was not asked for.
+        """
+        return self._whole("table31")
+
+    def transfer(self, test: str, run: str) -> pd.DataFrame:
+        """Errors of a run on another test set, one row per seed and molecule; energies in eV, forces in eV/Å.
+
+        Args:
+            test: name of the test set.
+            run: name of the run.
+
+        Raises:
+            MissingDataError: it was not asked for.
+            InputError: the file is damaged or lacks a column.
+        """
+        return self._table(self._named_path("transfer", test, run), TRANSFER_COLUMNS, False).copy()
+
+    def transfer_tests(self) -> list[tuple[str, str]]:
+        """(test, run) pairs with errors on another test set, in the order given."""
+        return [(key[1], key[2]) for key in self._named if key[0] == "transfer"]
+
+    def curl(self, run: str) -> pd.DataFrame:
+        """How far the forces of a run are from a gradient, one row per seed and structure.
+
+        Raises:
+            MissingDataError: it was not asked for.
+            InputError: the file is damaged or lacks a column.
+        """
+        return self._table(self._named_path("curl", run), CURL_COLUMNS, False).copy()
+
+    def curl_runs(self) -> list[str]:
+        """Runs whose forces were examined, in the order given."""
+        return [key[1] for key in self._named if key[0] == "curl"]
+
+    def nbody_runs(self) -> dict[str, dict[str, Any]]:
+        """What each network that was trained on charged particles says about itself, by network; may be empty."""
+        keys = [key for key in self._named if key[0] == "nbody_run"]
+        return {key[1]: json.loads(self._json(self._named[key])) for key in keys}
+
+    def nbody_predictions(self, network: str) -> Path:
+        """Path of the arrays (npz) of true and predicted particles of a network.
+
+        Raises:
+            MissingDataError: it was not asked for.
+        """
+        return self._named_path("nbody_predictions", network)
+
+    def nbody_baselines(self) -> pd.DataFrame:
+        """Errors of predictions of the particles without a network.
+
+        Raises:
+            MissingDataError: it was not asked for.
+            InputError: the file is damaged or lacks a column.
+        """
+        return self._table(self._named_path("nbody_baselines"), BASELINE_COLUMNS, False).copy()
+
+    def network(self, name: str) -> dict[str, Any]:
+        """Parameters of a network and the equivariance of its layers, by its name in config/models.yaml.
+
+        Raises:
+            MissingDataError: it was not asked for.
+            InputError: the file is damaged or lacks a key.
+        """
+        path = self._named_path("network", name)
+        content: dict[str, Any] = json.loads(self._json(path))
+        missing = [key for key in NETWORK_KEYS if key not in content]
+        if missing:
+            raise InputError(f"{path}: key '{missing[0]}' is missing; delete the file and run again")
+        return content
+
+    def networks(self) -> list[str]:
+        """Names of the networks that were measured, in the order given."""
+        return [key[1] for key in self._named if key[0] == "network"]
+
+    def _named_path(self, *key: str) -> Path:
+        if key not in self._named:
+            what = key[0].replace("_", " ")
+            label = f"{' '.join(key[1:])} ({what})" if key[1:] else what
+            raise MissingDataError(f"{label}: not among the results that were asked for")
+        return self._named[key]
+
     def _md_path(self, kind: str, job: str, run: str) -> Path:
         if (kind, job, run) not in self._dynamics:
             raise MissingDataError(f"{job} {run} ({kind}): not among the results that were asked for")
@@ -318,6 +453,22 @@ class RunTables:
     @staticmethod
     def _read(path: Path, columns: tuple[str, ...], may_be_empty: bool) -> pd.DataFrame:
         return read_table(path, columns, RUN_TEXT_COLUMNS, may_be_empty)
+
+
+def _named_key(path: Path) -> tuple[str, ...] | None:
+    """What a file holds by where it lies, for files of which any stem is a name; None for all others."""
+    folders = path.parts
+    if path.suffix == ".csv" and len(folders) >= 3 and folders[-3] == "tests":
+        return "transfer", folders[-2], path.stem
+    if path.suffix == ".csv" and len(folders) >= 2 and folders[-2] == "curl":
+        return "curl", path.stem
+    if path.name == "baselines.csv" and len(folders) >= 2 and folders[-2] == "nbody":
+        return ("nbody_baselines",)
+    if path.name in ("run.json", "predictions.npz") and len(folders) >= 3 and folders[-3] == "nbody":
+        return f"nbody_{path.stem}", folders[-2]
+    if path.suffix == ".json" and len(folders) >= 3 and folders[-3:-1] == ("models", "networks"):
+        return "network", path.stem
+    return None
 
 
 def _truth(column: pd.Series, path: Path) -> pd.Series:

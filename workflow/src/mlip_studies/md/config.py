@@ -35,7 +35,8 @@ class MDConfig:
             ``path``, ``sha256`` and what else :class:`mlip_studies.models.pretrained.PretrainedSpec` has.
         start: start structures.
         time_ps: sampled time, ps.
-        temperature_k: one temperature, K, or several: each start structure runs at each.
+        temperature_k: one temperature, K, or several: each start structure runs at each. 0 starts at rest, which only
+            ``nve`` without thermalisation can.
         ensemble: ``nvt_langevin`` or ``nve``.
         timestep_fs: fs.
         friction_per_ps: gamma of the sampled Langevin dynamics, 1/ps.
@@ -84,8 +85,12 @@ class MDConfig:
             values = np.asarray(self.temperature_k, dtype=np.float64).reshape(-1)
         except (TypeError, ValueError):
             values = np.zeros(0)
-        ok = len(values) > 0 and bool(np.isfinite(values).all() and (values > 0).all())
-        check(ok, "md.temperature_k", "one or more temperatures above 0", self.temperature_k)
+        ok = len(values) > 0 and bool(np.isfinite(values).all() and (values >= 0).all())
+        check(ok, "md.temperature_k", "one or more temperatures, 0 (at rest) or above", self.temperature_k)
+        # A thermostat at 0 K takes the energy away that a start at rest is to keep.
+        heated = self.ensemble != "nve" or self.thermalise_ps > 0
+        wish = "temperatures above 0 with a thermostat (0, a start at rest, needs nve and thermalise_ps: 0)"
+        check(not heated or bool((values > 0).all()), "md.temperature_k", wish, self.temperature_k)
         object.__setattr__(self, "temperature_k", tuple(float(value) for value in values))
         for name in ("time_ps", "timestep_fs", "sample_every_fs", "checkpoint_seconds"):
             value = getattr(self, name)

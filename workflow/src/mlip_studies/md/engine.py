@@ -7,7 +7,8 @@ torch-sim (torch-sim-atomistic 0.3):
   2013, 34 (half kick, half drift, exact Ornstein-Uhlenbeck step with exp(-gamma dt), half drift, half kick).
 * ``nve``: velocity Verlet.
 
-Momenta are drawn from the Maxwell-Boltzmann distribution, with the centre of mass at rest. Both ensembles start with
+Momenta are drawn from the Maxwell-Boltzmann distribution, with the centre of mass at rest; at ``temperature_k: 0``
+(``nve`` only) all atoms start at rest. Both ensembles start with
 ``thermalise_ps`` of Langevin dynamics with a strong friction, because half the kinetic energy of a molecule that starts
 from a minimum goes into its potential energy; only then samples are taken. Integration is in double precision, forces
 are in the configured one. Positions are moved so that the centre of mass stays at the origin, which changes nothing but
@@ -520,13 +521,18 @@ def _replica(
         "first_ps": notes[0]["time_ps"] if notes else None,
         "mean_temperature_k": mean,
         "temperature_error_k": error,
-        "temperature_off": temperature_is_off(mean, nominal),
+        "temperature_off": _is_off(mean, nominal),
         "mean_potential_ev": float(potential_ev.mean()) if len(potential_ev) else math.nan,
     }
     if config.ensemble == "nve":
         drift, fluctuation = energy_drift(time_ps, potential_ev + kinetic_ev, int(dynamics.counts[index]))
         line |= {"drift_mev_per_atom_ps": drift, "fluctuation_mev_per_atom": fluctuation}
     return line
+
+
+def _is_off(mean_k: float, nominal_k: float) -> bool:
+    """Whether a mean temperature is off; a start at rest (0 K) promises none."""
+    return nominal_k > 0 and temperature_is_off(mean_k, nominal_k)
 
 
 def _by_temperature(replicas: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -547,7 +553,7 @@ def _by_temperature(replicas: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
                 "mean_survived_ps": float(np.mean([line["survived_ps"] for line in lines])),
                 "mean_temperature_k": mean,
                 "temperature_error_k": error,
-                "temperature_off": temperature_is_off(mean, nominal),
+                "temperature_off": _is_off(mean, nominal),
             }
         )
     return result

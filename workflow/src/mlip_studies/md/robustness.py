@@ -365,7 +365,9 @@ def _line(file: Trajectory, index: int, replica: int, seen: _Seen, config: Robus
     smooth = running_mean(kelvin, max(1, round(config.temperature_window_fs / interval_fs)))
     above = potential - file.start_potential_ev(index)
     topology = seen.topology
-    hot = np.flatnonzero(smooth > temperature_limit(degrees, config) * nominal)
+    # A start at rest has no temperature to compare with.
+    limit = temperature_limit(degrees, config) * nominal if nominal > 0 else math.inf
+    hot = np.flatnonzero(smooth > limit)
     runaway = (above < -config.energy_below_ev_per_atom * n_atoms) | (above > config.energy_above_ev_per_atom * n_atoms)
     sustained = config.sustained_samples
     first: dict[str, int | None] = {

@@ -44,7 +44,8 @@ class StabilityConfig:
     Attributes:
         bond_deviation_angstrom: largest change of a bond's length, Å.
         max_temperature_factor: largest temperature of an instant, in units of the nominal one. Even a single atom
-            exceeds ten times its temperature by chance in one of a million samples only, a molecule never.
+            exceeds ten times its temperature by chance in one of a million samples only, a molecule never. A start at
+            rest (0 K) has no such limit.
         min_distance_angstrom: smallest distance of two atoms, Å.
         ending: which of :data:`REASONS` end a trajectory, ``not_finite`` always among them.
     """
@@ -119,7 +120,8 @@ class Watch:
         _, n_pairs, _ = Budget.of_counts(counts)
         self._pair_i, self._pair_j = all_pairs(torch.as_tensor(counts, device=device), n_pairs)
         self._graph = torch.as_tensor(np.repeat(np.arange(self._size), counts), device=device)
-        self._hottest = config.max_temperature_factor * torch.as_tensor(temperature_k, device=device)
+        nominal = torch.as_tensor(temperature_k, device=device)
+        self._hottest = torch.where(nominal > 0, config.max_temperature_factor * nominal, torch.inf)
 
     def _any(self, flags: Tensor, owner: Tensor) -> Tensor:
         return scatter_sum(flags.to(torch.float64), owner, self._size) > 0

@@ -74,27 +74,70 @@ def _wigner(irreps: object, rotation: Tensor) -> Tensor:
     return torch.block_diag(*blocks)
 
 
-def layer_errors(model: AtomisticModel, batch: GraphBatch, n_rotations: int = 20, seed: int = 0) -> list[LayerError]:
+def _moved(batch: GraphBatch, rotation: NDArray[np.float64], translation: NDArray[np.float64]) -> GraphBatch:
+    """Rotated about the origin, then translated (Å), in double precision until the end."""
+    device = batch.positions.device
+    turned = batch.positions.double() @ torch.as_tensor(rotation).T.to(device)
+    return batch.with_positions((turned + torch.as_tensor(translation).to(device)).to(batch.positions.dtype))
+
+
+def random_translations(n: int, seed: int, spread: float) -> NDArray[np.float64]:
+    """Normally distributed displacements with this standard deviation of each component, Å, shape (n, 3)."""
+    return np.random.default_rng([seed, 1]).normal(scale=spread, size=(n, 3)) if spread else np.zeros((n, 3))
+
+
+def network_errors(
+    model: AtomisticModel, batch: GraphBatch, n_rotations: int = 20, seed: int = 0, translation: float = 0.0
+) -> list[LayerError]:
+    """Equivariance errors of a whole network: of its energies and its forces, from positions.
+
+    Unlike layer by layer, rounding of one layer goes through all that follow.
+
+    Args:
+        model: in the precision that is to be measured.
+        batch: molecules.
+        n_rotations: how many roto-translations are drawn.
+        seed: of these.
+        translation: standard deviation of each component of the translations, Å.
+    """
+    errors: dict[str, list[float]] = {"energy": [], "forces": []}
+    energy, forces = (values.detach() for values in model.energy_and_forces(batch))
+    moves = random_translations(n_rotations, seed, translation)
+    for rotation, move in zip(random_rotations(n_rotations, seed), moves, strict=True):
+        found = model.energy_and_forces(_moved(batch, rotation, move))
+        expected = (energy, rotate_feature(model, "forces", forces, rotation))
+        for key, one, other in zip(errors, found, expected, strict=True):
+            norm = float(other.double().norm())
+            if norm > 0.0:
+                errors[key].append(float((one.detach().double() - other.double()).norm()) / norm)
+    return [
+        LayerError("whole network", key, "1x1o" if key == "forces" else "scalar", max(v), float(np.mean(v)))
+        for key, v in errors.items()
+        if v
+    ]
+
+
+def layer_errors(
+    model: AtomisticModel, batch: GraphBatch, n_rotations: int = 20, seed: int = 0, translation: float = 0.0
+) -> list[LayerError]:
     """Equivariance errors of all layers of a model.
 
     Args:
         model: in the precision that is to be measured.
-        batch: molecules; its positions are rotated about the origin.
+        batch: molecules; its positions are rotated about the origin, then translated.
         n_rotations: how many rotations are drawn.
         seed: of the rotations.
+        translation: standard deviation of each component of the translations, Å; 0: none.
     """
     rotations = random_rotations(n_rotations, seed)
+    moves = random_translations(n_rotations, seed, translation)
     errors: dict[tuple[str, str], list[float]] = {}
     with torch.no_grad():
         features: dict[str, Tensor] = {}
         for layer, function in model.steps():
             result = function(batch, features)
-            for rotation in rotations:
-                moved = batch.with_positions(
-                    (batch.positions.double() @ torch.as_tensor(rotation).T.to(batch.positions.device)).to(
-                        batch.positions.dtype
-                    )
-                )
+            for rotation, move in zip(rotations, moves, strict=True):
+                moved = _moved(batch, rotation, move)
                 inputs = {key: rotate_feature(model, key, value, rotation) for key, value in features.items()}
                 outputs = function(moved, inputs)
                 for key, value in result.items():

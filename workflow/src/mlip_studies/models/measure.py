@@ -13,11 +13,16 @@ from mlip_studies.artifacts import PathLike, write_text
 from mlip_studies.errors import InputError
 from mlip_studies.graph.batch import make_batch
 from mlip_studies.models.base import AtomisticModel
-from mlip_studies.models.equivariance import layer_errors
+from mlip_studies.models.equivariance import layer_errors, network_errors
 from mlip_studies.models.registry import build_model
 
 #: molecules of ASE's G2 collection, of the elements that every network knows
 MOLECULES = ("CH3CH2OH", "CH3CONH2", "CH3CN", "C6H6")
+#: models whose layers and whole networks are also measured with roto-translations
+ROTOTRANSLATED = ("se3_transformer",)
+#: standard deviation of each component of the translations, Å: molecules stay near the origin, where single precision
+#: still resolves their distances
+TRANSLATION = 1.0
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -59,6 +64,9 @@ def measure_model(
 ) -> None:
     """Count the parameters of a network and measure its layers; write both as JSON.
 
+    ``layers`` has the errors of each layer with rotations. Of the models in :data:`ROTOTRANSLATED` there are also
+    ``rototranslations``: the same with roto-translations, and ``whole network``, energies and forces from positions.
+
     Args:
         name: name in config/models.yaml.
         entry: its entry.
@@ -71,7 +79,8 @@ def measure_model(
         InputError: unknown model or option.
     """
     torch.set_num_threads(threads)
-    layers = []
+    layers: list[dict[str, Any]] = []
+    moved: list[dict[str, Any]] = []
     model = None
     for precision, dtype in PRECISIONS.items() if entry.get("measure_layers", True) else ():
         torch.manual_seed(seed)
@@ -80,8 +89,12 @@ def measure_model(
         model.to(dtype)
         batch = make_batch(measured_molecules(seed), model.cutoff, dtype=dtype)
         layers += [{"precision": precision, **vars(error)} for error in layer_errors(model, batch, n_rotations, seed)]
+        if entry["model"] in ROTOTRANSLATED:
+            errors = layer_errors(model, batch, n_rotations, seed, TRANSLATION)
+            errors += network_errors(model, batch, n_rotations, seed, TRANSLATION)
+            moved += [{"precision": precision, **vars(error)} for error in errors]
     model = model if model is not None else build_model(entry["model"], entry["options"])
-    if layers and not all(np.isfinite(layer["maximum"]) for layer in layers):
+    if layers and not all(np.isfinite(layer["maximum"]) for layer in [*layers, *moved]):
         raise InputError(f"config/models.yaml: {name}: a layer puts out numbers that are not finite; check its options")
     result = {
         "name": name,
@@ -94,6 +107,7 @@ def measure_model(
         "cutoff": model.cutoff,
         "forces": "direct" if model.direct_forces else "gradient",
         "layers": layers,
+        **({"rototranslations": moved, "translation_angstrom": TRANSLATION} if moved else {}),
         "molecules": list(MOLECULES),
         "n_rotations": n_rotations,
         "seed": seed,

@@ -44,6 +44,7 @@ from mlip_studies.graph.scatter import gather, scatter_sum
 from mlip_studies.models.base import AtomisticModel
 from mlip_studies.models.layers.cutoffs import CUTOFFS
 from mlip_studies.models.layers.radial import FixedTensors
+from mlip_studies.models.memory import available_bytes, in_words
 
 STYLES = ("original", "nvidia")
 SELF_INTERACTIONS = ("1x1", "attentive")
@@ -60,6 +61,9 @@ RADIAL_HIDDEN = 32
 #: numbers of a block of radial weights: what a CPU's cache holds, and 1 GiB elsewhere
 CPU_BLOCK = 2**19
 DEVICE_BLOCK = 2**28
+
+#: memory of a second derivative in units of what the first one keeps (measured: 2.2 for degrees 1 to 4)
+SECOND_DERIVATIVE = 2.2
 
 #: channels of each degree
 Fiber = Mapping[int, int]
@@ -595,6 +599,76 @@ def _check(condition: bool, message: str) -> None:
         raise InputError(message)
 
 
+def _constant_bytes(pairs: set[tuple[int, int]], channels: int, n_layers: int) -> int:
+    """About what a network takes before it sees a molecule: matrices (also exact ones) and weights, bytes."""
+    columns = sum((2 * out + 1) * n_kernels(into, out) * (2 * into + 1) for out, into in pairs)
+    top = max(out + into for out, into in pairs)
+    # While it is made, the parts of the matrix stand beside the whole.
+    matrix = (8 + 8 + 4) * (top + 1) ** 2 * columns
+    weights = 2 * n_layers * RADIAL_HIDDEN * channels**2 * sum(n_kernels(into, out) for out, into in pairs)
+    return matrix + 4 * weights
+
+
+@dataclass(frozen=True)
+class MemoryNeed:
+    """What evaluating a network takes besides its weights, in numbers (of 4 bytes in single precision).
+
+    Attributes:
+        kept: what a backward pass needs of all layers.
+        passing: the most that stands beside it for a moment.
+    """
+
+    kept: int
+    passing: int
+
+
+def memory_need(
+    network: SE3TransformerNetwork, n_nodes: int, n_edges: int, directions: int = 2, keep_weights: bool = False
+) -> MemoryNeed:
+    """Count the large tensors of one evaluation; all grow with the number of edges.
+
+    Args:
+        network: any.
+        n_nodes: nodes.
+        n_edges: directed edges.
+        directions: edges that share one row of the radial networks, see :class:`Edges`.
+        keep_weights: whether radial weights are kept for a second derivative.
+    """
+    rows = n_edges // directions
+    pairs = network.basis.pairs
+    basis = n_edges * sum((2 * out + 1) * n_kernels(into, out) * (2 * into + 1) for out, into in pairs)
+    harmonics = n_edges * (network.basis.harmonics.max_degree + 1) ** 2
+    kept, passing = basis + harmonics, basis
+    for layer in (*network.attention, network.readout):
+        messages = layer.messages
+        degrees = {group.degree_out for group in messages.groups}
+        sent = sum((2 * degree + 1) * channels for degree, channels in messages.fiber_in.items())
+        contracted = sum(
+            (2 * out + 1) * n_kernels(into, out) * channels
+            for out in degrees
+            for into, channels in messages.fiber_in.items()
+        )
+        made = [(2 * group.degree_out + 1) * group.channels_out for group in messages.groups]
+        # Of each hidden layer: before and after the normalisation, and after ReLU.
+        hidden = 6 * RADIAL_HIDDEN * len(messages.groups)
+        sizes = [messages._channels_in(group) * group.channels_out for group in messages.groups]
+        # Groups of the same messages from other degrees are added up.
+        message = sum(
+            {
+                (group.degree_out, group.outputs): size for group, size in zip(messages.groups, made, strict=True)
+            }.values()
+        )
+        # Keys and values once as messages, once put together, and the queries of each edge.
+        own = n_edges * (sent + contracted + 2 * message) + rows * hidden
+        own += n_nodes * 4 * sent
+        if keep_weights:
+            own += rows * sum(sizes)
+        kept += own
+        block = 0 if keep_weights else min(rows, _block_rows(max(sizes), messages.weights[0].device)) * max(sizes)
+        passing = max(passing, n_edges * (contracted + 2 * message + max(made)) + rows * hidden + 2 * block)
+    return MemoryNeed(kept, passing)
+
+
 class SE3TransformerNetwork(nn.Module):
     """The network on any graph whose nodes have features of any degrees, for example charges and velocities.
 
@@ -676,6 +750,13 @@ class SE3TransformerNetwork(nn.Module):
         self.n_edge_features = n_edge_features
         pairs = {(out, into) for out in self.hidden for into in (*self.fiber_in, *self.hidden)}
         pairs |= {(out, into) for out in self.fiber_out for into in self.hidden}
+        # Before anything is made: the matrices of a degree too many do not fit in any memory.
+        need, have = _constant_bytes(pairs, channels, n_layers), available_bytes(torch.device("cpu"))
+        _check(
+            need <= have,
+            f"max_degree={max_degree}, channels={channels}: matrices and weights need about {in_words(need)}, and "
+            f"{in_words(have)} of memory are available; lower max_degree or channels",
+        )
         self.basis = BasisKernels(sorted(pairs))
 
         def messages(source: Fiber, outputs: Mapping[str, Fiber]) -> EdgeMessages:
@@ -855,11 +936,50 @@ class SE3Transformer(AtomisticModel):
             cutoff=cutoff,
             cutoff_function=cutoff_function,
         )
+        #: edges of the largest batch that was found to fit, without and with training
+        self._largest: dict[bool, int] = {}
         one_hot = torch.zeros(max(self.elements) + 1, len(self.elements))
         one_hot[list(self.elements), torch.arange(len(self.elements))] = 1.0
         self.register_buffer("one_hot", one_hot, persistent=False)
 
     one_hot: Tensor
+
+    def memory_bytes(self, n_atoms: int, n_edges: int, training: bool) -> int:
+        """About what evaluating energies and forces takes besides the weights, bytes.
+
+        Args:
+            n_atoms: of the batch.
+            n_edges: of the batch, both directions counted.
+            training: whether the result is to be differentiated.
+        """
+        need = memory_need(self.network, n_atoms, n_edges, keep_weights=not self.direct_forces)
+        numbers: float
+        if self.direct_forces:
+            numbers = max(need.kept, need.passing) if training else need.passing
+        else:
+            # A second derivative keeps what the first one made.
+            numbers = SECOND_DERIVATIVE * need.kept if training else need.kept
+        return int(numbers * self.network.basis.coupling.element_size())
+
+    def _check_memory(self, batch: GraphBatch, training: bool) -> None:
+        """Stop with one line where a batch would end in a crash; looks only at batches larger than those before.
+
+        Raises:
+            InputError: the batch needs more memory than there is.
+        """
+        if batch.n_edges <= self._largest.get(training, 0) or torch.compiler.is_compiling():
+            return
+        device = batch.positions.device
+        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            return
+        need, have = self.memory_bytes(batch.n_atoms, batch.n_edges, training), available_bytes(device)
+        _check(
+            need <= have,
+            f"se3_transformer: max_degree={max(self.network.hidden)}, channels={self.network.hidden[0]} on a batch of "
+            f"{batch.n_edges:,} edges{' in training' if training else ''} need about {in_words(need)}, and "
+            f"{in_words(have)} of memory are available on {device}; lower max_degree, channels or the batch size",
+        )
+        self._largest[training] = batch.n_edges
 
     def _edges(self, batch: GraphBatch) -> Edges:
         vectors = batch.edge_vectors()
@@ -879,7 +999,12 @@ class SE3Transformer(AtomisticModel):
         return self.network.readout(features, edges, keep)
 
     def forward(self, batch: GraphBatch) -> Tensor:
-        """Energy of each molecule, shape (n_graphs,), eV, float64."""
+        """Energy of each molecule, shape (n_graphs,), eV, float64.
+
+        Raises:
+            InputError: the batch needs more memory than there is.
+        """
+        self._check_memory(batch, torch.is_grad_enabled())
         return batch.sum_atoms(self._evaluate(batch)[0])
 
     def energy_and_forces(self, batch: GraphBatch, create_graph: bool = False) -> tuple[Tensor, Tensor]:
@@ -888,7 +1013,11 @@ class SE3Transformer(AtomisticModel):
         Args:
             batch: molecules.
             create_graph: keep what is needed to differentiate both.
+
+        Raises:
+            InputError: the batch needs more memory than there is.
         """
+        self._check_memory(batch, create_graph)
         if not self.direct_forces:
             return super().energy_and_forces(batch, create_graph)
         with torch.set_grad_enabled(create_graph):

@@ -22,6 +22,11 @@ class RunInfo:
         shift: reference of the energies.
         train_size: training rows; None: all of its split.
         seeds: of the run.
+        scale: what energies and forces are divided by; None: nothing.
+        energy_weight: of the SE(3)-Transformer's loss; None: the network's own loss.
+        clip_norm: largest norm of the gradient, 0 for any; None: as the network is trained.
+        learning_rate: None: as the network is trained.
+        max_steps: None: as the group's training says.
     """
 
     name: str
@@ -31,6 +36,11 @@ class RunInfo:
     shift: str
     train_size: int | None
     seeds: tuple[int, ...]
+    scale: str | None = None
+    energy_weight: float | None = None
+    clip_norm: float | None = None
+    learning_rate: float | None = None
+    max_steps: int | None = None
 
 
 @dataclass(frozen=True)

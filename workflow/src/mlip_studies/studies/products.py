@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from mlip_studies.errors import InputError
@@ -32,6 +33,7 @@ class StudyProduct:
         kinds: which tables of each run.
         md: jobs of dynamics that it needs.
         simulated: of these jobs, the runs of which groups; empty: of all.
+        published: whether published potentials belong to these jobs' runs, where their weights are at hand.
         sizes: of these runs, those with which numbers of training rows, by place in the order of size (0: fewest, -1:
             most); empty: all.
         md_tables: which files of a job.
@@ -45,6 +47,10 @@ class StudyProduct:
         floor: whether it needs the difference between the labels and the reference calculations.
         forecast: whether it needs the forecast of costs.
         active: whether it needs the active-learning loop.
+        tests: tests of trained networks on other data sets that it needs, by name.
+        curl: whether it needs the check that forces are those of an energy.
+        charged_particles: whether it needs the networks for charged particles.
+        files: other files, in which ``{out}`` stands for the study's results and ``{results}`` for those of the scale.
         min_seeds: one of its runs needs so many.
         in_paper: what it corresponds to in the paper.
         demo: whether ``make demo`` makes it.
@@ -59,6 +65,7 @@ class StudyProduct:
     kinds: tuple[str, ...] = ("runs",)
     md: tuple[str, ...] = ()
     simulated: tuple[str, ...] = ()
+    published: bool = False
     sizes: tuple[int, ...] = ()
     md_tables: tuple[str, ...] = MD_TABLES
     checks: bool = False
@@ -70,6 +77,10 @@ class StudyProduct:
     floor: bool = False
     forecast: bool = False
     active: bool = False
+    tests: tuple[str, ...] = ()
+    curl: bool = False
+    charged_particles: bool = False
+    files: tuple[str, ...] = ()
     min_seeds: int = 1
     in_paper: str = ""
     demo: bool = True
@@ -105,7 +116,7 @@ class StudyProduct:
 
         Args:
             study: its name.
-            numbers: its configuration.
+            numbers: its configuration; ``published``: whether the weights of each published potential are at hand.
             runs: its runs.
 
         Raises:
@@ -113,9 +124,14 @@ class StudyProduct:
         """
         sizes = sorted({run.train_size for run in runs.values() if run.train_size is not None})
         chosen = {sizes[place] for place in self.sizes if -len(sizes) <= place < len(sizes)}
+        published = numbers.get("published", {})
         result = []
         for job in self.md:
             for entry in numbers["md"].get(job, {"runs": ()})["runs"]:
+                if entry["run"] in published:
+                    if self.published and published[entry["run"]]:
+                        result.append((job, entry["run"]))
+                    continue
                 run = lookup_run(study, runs, entry["run"])
                 if self.simulated and not {*self.simulated} & {*run.groups}:
                     continue
@@ -149,7 +165,8 @@ def _inputs(
 ) -> Iterator[str]:
     simulations = product.simulations(study, numbers, runs)
     # Whoever shows a simulation also shows the errors of its network.
-    for name in dict.fromkeys([*product.run_names(runs), *(run for _, run in simulations)]):
+    trained = [run for _, run in simulations if run in runs]
+    for name in dict.fromkeys([*product.run_names(runs), *trained]):
         yield from (f"{out}/tables/{name}/{kind}.csv" for kind in product.kinds)
     for job, run in simulations:
         yield from (f"{out}/md/{job}/{run}/{name}" for name in product.md_tables)
@@ -177,6 +194,15 @@ def _inputs(
         yield f"{out}/forecast.csv"
     if product.active:
         yield f"{out}/active/active.csv"
+    for test in product.tests:
+        yield from (f"{out}/tests/{test}/{run}.csv" for run in numbers["tests"][test]["runs"])
+    if product.curl:
+        yield from (f"{out}/curl/{run}.csv" for run in numbers["curl"]["runs"])
+    if product.charged_particles:
+        yield f"{out}/nbody/baselines.csv"
+        for network in numbers["nbody"]["networks"]:
+            yield from (f"{out}/nbody/{network}/{name}" for name in ("run.json", "history.csv", "predictions.npz"))
+    yield from (name.format(out=out, results=str(PurePosixPath(out).parent)) for name in product.files)
 
 
 def alias(study: str, key: str) -> str:

@@ -21,6 +21,7 @@ intercept that cannot take -p back; the corrections are given without and with o
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import zipfile
 import zlib
@@ -39,7 +40,7 @@ from mlip_studies.data.store import Store
 from mlip_studies.elements import composition, formula, symbol, symbols
 from mlip_studies.errors import InputError
 
-FILES = ("runs", "molecules", "forces", "elements", "outliers", "ensemble")
+FILES = ("runs", "molecules", "forces", "elements", "outliers", "ensemble", "history")
 # The So3krates study's outliers (its figure 3): components with such a residual where the prediction is near zero.
 OUTLIER_RESIDUAL = 8.0  # eV/Å
 NEAR_ZERO = 1.0  # eV/Å
@@ -61,11 +62,15 @@ class RunFiles:
         seed: its seed.
         predictions: ``predictions.npz``.
         run: ``run.json``.
+        history: ``history.csv``; None: not looked at, and there is no line of this seed about its training.
+        metrics: ``metrics.jsonl``, the same.
     """
 
     seed: int
     predictions: Path
     run: Path
+    history: Path | None = None
+    metrics: Path | None = None
 
     @classmethod
     def in_folder(cls, folder: PathLike) -> RunFiles:
@@ -78,7 +83,8 @@ class RunFiles:
         number = folder.name.removeprefix("seed")
         if number == folder.name or not number.isdigit():
             raise InputError(f"{folder}: expected a folder named seed<k>, such as seed0; name the run's folders so")
-        return cls(int(number), folder / "predictions.npz", folder / "run.json")
+        names = ("predictions.npz", "run.json", "history.csv", "metrics.jsonl")
+        return cls(int(number), *(folder / file for file in names))
 
 
 @dataclass(frozen=True)
@@ -559,12 +565,95 @@ def _analyse(run: str, seed: SeedResults, facts: RowFacts) -> _Analysis:
         **_mae("", test.error, test.n_atoms),
         "energy_rmse_ev": float(np.sqrt(np.square(test.error).mean())),
         **_force_errors(seed),
+        **_fit_errors(seed),
+        "energy_weight": _option(seed, "loss", "energy_weight"),
+        "learning_rate": _option(seed, "optimizer", "learning_rate"),
+        "clip_norm": _option(seed, "clip_norm"),
+        "scale_ev": _number(seed.content.get("reference", {}).get("scale_ev")),
         **corrections,
         **_mechanisms(seed, elements),
         "n_groups": len(np.unique(seed.group)),
         "warnings": " | ".join(map(str, seed.content.get("warnings", []))),
     }
     return _Analysis(line, corrected["train"], corrected["test"])
+
+
+# Measures of runs.csv on training and validation rows, and their keys in run.json.
+_FIT_MEASURES = ("energy_mae_ev", "energy_rmse_ev", "force_mae_ev_per_angstrom", "force_rmse_ev_per_angstrom")
+_FIT_PARTS = {"train": "train", "validation": "val"}
+
+
+def _fit_errors(seed: SeedResults) -> dict[str, float]:
+    """Errors on training and validation rows, NaN where ``run.json`` has none."""
+    errors = seed.content.get("errors")
+    result = {}
+    for name, part in _FIT_PARTS.items():
+        found = errors.get(part) if isinstance(errors, Mapping) else None
+        for measure in _FIT_MEASURES:
+            result[f"{name}_{measure}"] = _number(found.get(measure)) if isinstance(found, Mapping) else math.nan
+    return result
+
+
+def _option(seed: SeedResults, *keys: str) -> float:
+    """A number below ``config.training`` of run.json, NaN where it is none."""
+    value: Any = entry(seed, "config.training")
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return _number(value)
+
+
+HISTORY_COLUMNS = ("run", "seed", "step", "learning_rate", "grad_norm", "clip_norm", "clipped_share")
+
+
+def _gradient_norms(path: Path) -> tuple[NDArray[np.int64], FloatArray]:
+    """Last step and mean norm of the gradient before clipping, of each window that the metrics have.
+
+    Raises:
+        InputError: missing or damaged.
+    """
+    steps, norms = [], []
+    try:
+        for line in require(path).read_text(encoding="utf-8").splitlines():
+            record = json.loads(line)
+            if record.get("split") == "train" and "grad_norm" in record:
+                steps.append(int(record["step"]))
+                norms.append(float(record["grad_norm"]))
+    except (ValueError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: not lines of metrics ({reason}); train this run again") from None
+    return np.array(steps, dtype=np.int64), np.array(norms)
+
+
+def _history(run: str, seed: SeedResults, files: RunFiles) -> pd.DataFrame:
+    """One line per evaluation, as ``history.csv`` of the seed, with what clipping did since the last one.
+
+    Raises:
+        InputError: a missing or damaged file.
+    """
+    if files.history is None:
+        return pd.DataFrame(columns=list(HISTORY_COLUMNS))
+    try:
+        frame = pd.read_csv(require(files.history))
+    except (ValueError, pd.errors.EmptyDataError) as error:
+        raise InputError(
+            f"{files.history}: not a table ({' '.join(str(error).split())}); train this run again"
+        ) from None
+    for column in ("step", "learning_rate"):
+        if len(frame) and column not in frame:
+            raise InputError(f"{files.history}: column '{column}' is missing; train this run again")
+    frame.insert(0, "run", run)
+    frame.insert(1, "seed", seed.seed)
+    clip = _option(seed, "clip_norm")
+    frame["clip_norm"] = clip if math.isfinite(clip) else 0.0
+    frame["clipped_share"] = 0.0 if not math.isfinite(clip) else math.nan
+    if math.isfinite(clip) and files.metrics is not None and len(frame):
+        steps, norms = _gradient_norms(files.metrics)
+        ends = frame["step"].to_numpy()
+        for index, (low, high) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
+            within = norms[(steps > low) & (steps <= high)]
+            if within.size:
+                frame.loc[index, "clipped_share"] = float((within > clip).mean())
+    return frame
 
 
 def _molecules(run: str, seed: SeedResults, facts: RowFacts, analysis: _Analysis) -> pd.DataFrame:
@@ -689,7 +778,8 @@ def analyse_run(runs: Sequence[RunFiles], store: PathLike, output_folder: PathLi
     molecules or of their atoms; a table that the run has nothing for has its header only (``ensemble.csv`` of one seed,
     the tables of forces where there are none).
 
-    * ``runs.csv``: one line per seed. Settings, costs and errors on the test rows.
+    * ``runs.csv``: one line per seed. Settings, costs and errors on the test rows; ``train_*`` and ``validation_*``:
+      those of the final weights on training rows (at most 20,000) and validation rows, NaN where the run states none.
       ``corrected_train_*``, ``corrected_test_*``: errors of E_pred + Σ_Z n_Z c_Z with c from least squares of
       E_true - E_pred over the training rows (NaN unless the run has ``train_predictions``) or the test rows;
       ``*_with_constant_*`` with an intercept beside c; ``*_rank`` and ``correction_note`` where the compositions leave
@@ -710,6 +800,9 @@ def analyse_run(runs: Sequence[RunFiles], store: PathLike, output_folder: PathLi
     * ``elements.csv``: force errors by element and seed.
     * ``outliers.csv``: per seed all components with a residual above 8 eV/Å (at least the 50, at most the 20,000
       largest), largest first; ``atom`` counts from 0 in its molecule.
+    * ``history.csv``: losses and errors along the training of each seed, one line per evaluation, with ``clip_norm``
+      (0: not clipped) and ``clipped_share``: of the windows of steps that the metrics have since the last evaluation,
+      the share whose mean norm of the gradient is above it. No lines without the files of the training.
     * ``ensemble.csv``: standard deviation over seeds (n - 1) of energies per atom, corrected over training rows where
       possible, and of force components (mean over a molecule), beside the absolute errors of the seeds' mean.
 
@@ -727,7 +820,8 @@ def analyse_run(runs: Sequence[RunFiles], store: PathLike, output_folder: PathLi
     run = folder.name if name is None else name
     if not runs:
         raise InputError(f"{folder}: no seeds to analyse; name at least one in the study's configuration")
-    seeds = [read_seed(files) for files in sorted(runs, key=lambda files: files.seed)]
+    runs = sorted(runs, key=lambda files: files.seed)
+    seeds = [read_seed(files) for files in runs]
     for first, other in itertools.pairwise(seeds):
         if first.seed == other.seed:
             raise InputError(f"{other.run}: seed {other.seed} is already in {first.run}; name each seed once")
@@ -747,6 +841,9 @@ def analyse_run(runs: Sequence[RunFiles], store: PathLike, output_folder: PathLi
         "elements": pd.concat([_elements(run, seed) for seed in seeds], ignore_index=True),
         "outliers": pd.concat([_outliers(run, seed, facts) for seed in seeds], ignore_index=True),
         "ensemble": _ensemble(run, seeds, analyses, facts),
+        "history": pd.concat(
+            [_history(run, seed, files) for seed, files in zip(seeds, runs, strict=True)], ignore_index=True
+        ),
     }
     for kind in FILES:
         with atomic_path(folder / f"{kind}.csv") as temporary:

@@ -21,11 +21,15 @@ class Run:
     """One training, for one or more seeds.
 
     Attributes:
-        name: unique within the study; ``<data>-<network>-<shift>[-b<beta>][-l<layers>][-s<steps>][-n<rows>]``.
+        name: unique within the study; see :mod:`mlip_studies.run_names`.
         groups: the groups that ask for it.
         data: name of the data in the study's configuration.
         network: name in config/models.yaml.
         shift: reference of the energies, see :func:`mlip_studies.training.data.fit_reference`.
+        scale: what energies and forces are divided by: std, the spread of the training energies; None: nothing.
+        energy_weight: weight of the energies in the SE(3)-Transformer's loss; None: the network's own loss.
+        clip_norm: largest norm of the gradient, 0 for any; None: as the network is trained.
+        learning_rate: first learning rate; None: as the network is trained.
         beta: weight of the forces in So3krates' loss; None: the network's own loss.
         n_layers: number of layers where it is not the network's own.
         max_steps: number of steps where it is not the group's; a decay of the learning rate is stretched with it.
@@ -41,6 +45,10 @@ class Run:
     data: str
     network: str
     shift: str
+    scale: str | None
+    energy_weight: float | None
+    clip_norm: float | None
+    learning_rate: float | None
     beta: float | None
     n_layers: int | None
     max_steps: int | None
@@ -137,6 +145,12 @@ def run_configuration(
     training = merge(entry["training"], dict(run.training))
     if run.beta is not None:
         training["loss"] = {"name": "so3krates", "beta": run.beta}
+    if run.energy_weight is not None:
+        training["loss"] = {"name": "se3", "energy_weight": run.energy_weight}
+    if run.clip_norm is not None:
+        training["clip_norm"] = run.clip_norm or None
+    if run.learning_rate is not None:
+        training["optimizer"] = {**training.get("optimizer", {}), "learning_rate": run.learning_rate}
     if run.max_steps is not None:
         usual, schedule = training.get("max_steps"), training.get("schedule", {})
         if usual and "steps" in schedule:
@@ -164,6 +178,8 @@ def run_configuration(
         result["self_energies"] = f"{folder}/splits/{data['split']}.self_energies.json"
     elif run.shift == "isolated_atoms":
         result["self_energies"] = f"{study_folder}/isolated_atoms/{run.data}.json"
+    if run.scale is not None:
+        result["scale"] = run.scale
     if run.train_size is not None:
         result["train_size"] = run.train_size
     for key in ("force_fidelity", "train_predictions"):

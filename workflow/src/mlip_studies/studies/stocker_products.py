@@ -71,7 +71,7 @@ PRODUCTS: Mapping[str, StudyProduct] = {
     "survival": _figure("survival", ROBUSTNESS, "survival", md=("thermal",), simulated=MAIN, sizes=EXTREMES),
     "survival-networks": _figure(
         "survival-networks", ROBUSTNESS, "survival_networks", md=("thermal",), simulated=(*CURVES, "others"),
-        demo=False,
+        published=True, demo=False,
     ),
     "large-correlations": _figure(
         "large-correlations", ROBUSTNESS, "large_correlations", md=("large1200",), checks=True, components=True,
@@ -82,11 +82,12 @@ PRODUCTS: Mapping[str, StudyProduct] = {
         in_paper="p. 7 and its supplement", demo=False,
     ),
     "robustness-matrix": _figure(
-        "robustness-matrix", ROBUSTNESS, "robustness_matrix", **_THERMAL, simulated=(*CURVES, "others"), demo=False
+        "robustness-matrix", ROBUSTNESS, "robustness_matrix", **_THERMAL, simulated=(*CURVES, "others"), published=True,
+        demo=False,
     ),
     "robustness-table": _table(
         "robustness", TABLES, "robustness_matrix_table", **_THERMAL, simulated=(*CURVES, "others", "high_energy"),
-        demo=False,
+        published=True, demo=False,
     ),
     "nve-drift": _figure("nve-drift", ROBUSTNESS, "nve_drift", md=("nve",), demo=False),
     "singularities": _figure(

@@ -111,18 +111,58 @@ def evaluate(
 
 
 def predict(
-    model: AtomisticModel, data: RaggedDataset, batch_size: int, forces: bool = False
+    model: AtomisticModel,
+    data: RaggedDataset,
+    batch_size: int,
+    forces: bool = False,
+    chosen: NDArray[np.integer] | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
-    """Predicted energies (len(data),) and, if asked, forces (n_atoms, 3), in units of the model, in order."""
+    """Energies and, if asked, forces of a data set, in units of the model.
+
+    Args:
+        model: what predicts.
+        data: molecules.
+        batch_size: molecules per forward pass.
+        forces: whether forces are wanted.
+        chosen: numbers of the molecules within the data set, shape (n,); None: all, in order.
+
+    Returns:
+        energies, shape (n,), and forces, shape (n_atoms, 3) in the order of the molecules, or None.
+    """
     energies, force_parts = [np.empty(0)], [np.empty((0, 3))]
     with evaluating(model), torch.no_grad():
-        for rows in _chunks(len(data), batch_size):
-            batch, _ = data.batch(rows)
+        for rows in _chunks(len(data) if chosen is None else len(chosen), batch_size):
+            batch, _ = data.batch(rows if chosen is None else chosen[rows])
             energy, force = forward(model, batch, forces, create_graph=False)
             energies.append(energy.double().cpu().numpy())
             if force is not None:
                 force_parts.append(force.double().cpu().numpy())
     return np.concatenate(energies), np.concatenate(force_parts) if forces else None
+
+
+def error_summary(
+    energy: NDArray[np.float64], n_atoms: NDArray[np.integer], force: NDArray[np.floating] | None = None
+) -> dict[str, float | None]:
+    """Mean absolute and root mean square errors, per molecule, per atom and per force component.
+
+    Args:
+        energy: predicted minus true, eV, shape (n,).
+        n_atoms: atoms of each molecule, shape (n,).
+        force: predicted minus true, eV/Å, any shape; None: not predicted.
+
+    Returns:
+        ``energy_mae_ev``, ``energy_rmse_ev``, the same for ``energy_per_atom``, and, if there are forces,
+        ``force_mae_ev_per_angstrom`` and ``force_rmse_ev_per_angstrom``; None where there is nothing to average.
+    """
+    errors = {"energy": energy, "energy_per_atom": energy / n_atoms}
+    if force is not None:
+        errors["force"] = force.ravel()
+    result: dict[str, float | None] = {}
+    for name, values in errors.items():
+        unit = "ev_per_angstrom" if name == "force" else "ev"
+        result[f"{name}_mae_{unit}"] = float(np.abs(values).mean()) if len(values) else None
+        result[f"{name}_rmse_{unit}"] = math.sqrt(float(np.square(values).mean())) if len(values) else None
+    return result
 
 
 def _chunks(n: int, size: int) -> list[NDArray[np.int64]]:

@@ -22,7 +22,6 @@ import csv
 import errno
 import importlib
 import json
-import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,12 +47,15 @@ from mlip_studies.runtime.state import JobState
 from mlip_studies.training.config import TrainingConfig
 from mlip_studies.training.data import DTYPES, EnergyReference, build_dataset, fit_reference
 from mlip_studies.training.device import choose_device, environment, launch_fabric
-from mlip_studies.training.evaluate import predict
+from mlip_studies.training.evaluate import error_summary, predict
 from mlip_studies.training.loop import TrainingResult, train_stage
+from mlip_studies.training.loss import LOSSES, plain
 from mlip_studies.training.metrics import MetricsLog
 from mlip_studies.training.progress import ProgressReporter
 
 PARTS = ("train", "val", "test")
+# Of more training rows than this, so many are drawn to state the training error.
+MOST_TRAINING_ROWS = 20_000
 
 
 @dataclass(frozen=True)
@@ -195,6 +197,23 @@ def split_rows(config: RunConfig, store: Store) -> dict[str, NDArray[np.int64]]:
     return rows
 
 
+def check_force_labels(config: RunConfig, store: Store) -> None:
+    """Make sure that the store of a run whose loss needs forces has some.
+
+    Raises:
+        InputError: it has not, as ANI-1, which was published without forces.
+    """
+    if config.forces_of in store.force_fidelities:
+        return
+    having = ", ".join(store.force_fidelities)
+    loss = plain(LOSSES, config.training.loss)["name"]
+    advice = f"set force_fidelity to one that has some ({having})" if having else "choose a data set with forces"
+    raise InputError(
+        f"{store.path}: no forces of fidelity {config.forces_of!r} (key 'forces/{config.forces_of}'), which "
+        f"training.loss {loss!r} needs; train on energies with training.loss energy_mse, or {advice}"
+    )
+
+
 def run_training(
     config: RunConfig,
     outputs: RunOutputs,
@@ -267,6 +286,8 @@ def run_training(
         )
         for warning in reference.warnings if is_first else ():
             print(f"warning: {warning}", flush=True)
+        if forces:
+            check_force_labels(config, store)
 
         def data(part: str) -> RaggedDataset:
             return build_dataset(
@@ -310,6 +331,7 @@ def run_training(
         if state is None or metrics is None:
             return None
         elements = tuple(z for z in model.elements if bool((train.atomic_numbers == z).any()))
+        errors = _fit_errors(config, model, store, rows, {"train": train, "val": validation}, reference)
         del validation
         extra: dict[str, NDArray[Any]] = {}
         if config.train_predictions:
@@ -329,7 +351,7 @@ def run_training(
             fidelities=(config.fidelity,),
             forces=(config.forces_of,) if forces else False,
         )
-        errors = _write_predictions(config, model, data("test"), test, reference, outputs.predictions, extra)
+        test_errors = _write_predictions(config, model, data("test"), test, reference, outputs.predictions, extra)
         _write_history(outputs.history, result.history)
         _copy_metrics(metrics, outputs.metrics)
         shifts = reference.for_model(elements)
@@ -354,7 +376,8 @@ def run_training(
             "n_val": len(rows["val"]),
             "n_test": len(rows["test"]),
             "n_parameters": n_parameters,
-            "test": errors,
+            "test": test_errors,
+            "errors": errors,
             "device": device.type,
             **costs(result, device, fabric.world_size, time.perf_counter() - started),
             "environment": environment(device),
@@ -401,6 +424,37 @@ def _fit_scale_factors(model: Any, data: RaggedDataset, seed: int) -> None:
     fit(model, [data.batch(rng.choice(len(data), min(32, len(data)), replace=False))[0] for _ in range(25)])
 
 
+def _fit_errors(
+    config: RunConfig,
+    model: Any,
+    store: Store,
+    rows: Mapping[str, NDArray[np.int64]],
+    data: Mapping[str, RaggedDataset],
+    reference: EnergyReference,
+) -> dict[str, dict[str, float | None]]:
+    """Errors of the final weights on training rows, at most :data:`MOST_TRAINING_ROWS` drawn by seed, and on others.
+
+    Energies are those that a user gets (eV), as on the test rows; ``n_rows`` says how many rows were used.
+    """
+    result = {}
+    for part, dataset in data.items():
+        chosen = np.arange(len(dataset))
+        if len(chosen) > MOST_TRAINING_ROWS and part == "train":
+            chosen = np.sort(np.random.default_rng([config.seed, 1]).choice(len(chosen), MOST_TRAINING_ROWS, False))
+        forces = dataset.forces is not None
+        labels = store.read(
+            rows[part][chosen],
+            positions=False,
+            fidelities=(config.fidelity,),
+            forces=(config.forces_of,) if forces else False,
+        )
+        energy, force = predict(model, dataset, config.training.evaluation.batch_size, forces, chosen)
+        error = reference.predicted(energy, labels) - labels.energy[config.fidelity]
+        residual = None if force is None else force * reference.scale - labels.forces[config.forces_of]
+        result[part] = {"n_rows": len(chosen), **error_summary(error, labels.n_atoms, residual)}
+    return result
+
+
 def _write_predictions(
     config: RunConfig,
     model: Any,
@@ -422,22 +476,15 @@ def _write_predictions(
         "energy_label_ev": label,
         "energy_predicted_ev": predicted,
     }
-    error = predicted - label
-    per_atom = error / rows.n_atoms
-    errors = {"energy": error, "energy_per_atom": per_atom}
+    residual = None
     if forces is not None:
         forces_ev = forces * reference.scale
         arrays["forces_label_ev_per_angstrom"] = rows.forces[config.forces_of]
         arrays["forces_predicted_ev_per_angstrom"] = forces_ev.astype(np.float32)
-        errors["force"] = (forces_ev - rows.forces[config.forces_of]).ravel()
+        residual = forces_ev - rows.forces[config.forces_of]
     with atomic_path(path) as temporary:
         np.savez(temporary, **arrays, **extra)  # type: ignore[arg-type]
-    result: dict[str, float | None] = {}
-    for name, values in errors.items():
-        unit = "ev_per_angstrom" if name == "force" else "ev"
-        result[f"{name}_mae_{unit}"] = float(np.abs(values).mean()) if len(values) else None
-        result[f"{name}_rmse_{unit}"] = math.sqrt(float(np.square(values).mean())) if len(values) else None
-    return result
+    return error_summary(predicted - label, rows.n_atoms, residual)
 
 
 def _write_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
