@@ -284,7 +284,7 @@ def test_first_attempt_shows_what_a_constant_would_do(tables):
 
 def test_drops_of_the_rate_are_those_of_the_schedule():
     frame = pd.DataFrame({"seed": 0, "step": [25, 50, 75, 100], "learning_rate": [1e-3, 1e-3, 1e-5, 1e-7]})
-    assert hedelius.rate_drops(frame) == [(50.0, 1e-5), (75.0, 1e-7)]
+    assert hedelius.rate_drops(frame) == [(62.5, 1e-5), (87.5, 1e-7)]
     # A slow decay is no drop.
     assert hedelius.rate_drops(frame.assign(learning_rate=[1e-3, 8e-4, 6e-4, 5e-4])) == []
 

@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 from mlip_studies.artifacts import sha256_of, write_text
 from mlip_studies.claims.run_tables import RunTables
 from mlip_studies.claims.schema import load_claims
-from mlip_studies.data.splits import PARTS
+from mlip_studies.data.named_splits import PARTS
 from mlip_studies.data.store import StoreWriter
 from mlip_studies.errors import InputError
 from mlip_studies.graph.batch import make_batch
@@ -236,7 +236,8 @@ def test_structures_are_drawn_from_the_test_part(tmp_path):
     with StoreWriter(tmp_path / "store.h5", ("low",)) as writer:
         for name, (numbers, positions) in kinds.items():
             writer.append(numbers, np.repeat(positions[None], 4, axis=0), {"low": np.zeros(4)}, group=name)
-    parts = {part: np.zeros(0, dtype=np.int64) for part in PARTS}
+    parts = {part: np.zeros(0, dtype=np.int64) for part in (*PARTS, "train_sizes", "val_sizes")}
+    parts["n_store_rows"] = np.array(8)
     np.savez(tmp_path / "split.npz", **{**parts, "test": np.array([1, 3, 5, 7])})
     found = curl.drawn_structures(tmp_path / "store.h5", tmp_path / "split.npz", 5, 0)
     assert [each.name for each in found] == ["water (row 1)", "water (row 3)"]

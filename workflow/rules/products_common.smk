@@ -1,7 +1,9 @@
 # Figures, tables and targets of the studies whose runs stand in their configuration: everything follows from the list of
 # products in studies/<study>_products.py.
 import importlib
+from dataclasses import fields
 
+from mlip_studies.studies.context import RunInfo
 from mlip_studies.studies.products import alias, product_inputs
 
 PRODUCT_MODULES = {
@@ -77,15 +79,7 @@ def product_context(study):
             if SPLITS.get(entry["split"], {}).get("train")
         },
         "runs": {
-            name: {
-                "name": name,
-                "groups": run.groups,
-                "data": run.data,
-                "network": run.network,
-                "shift": run.shift,
-                "train_size": run.train_size,
-                "seeds": run.seeds,
-            }
+            name: {field.name: getattr(run, field.name) for field in fields(RunInfo)}
             for name, run in RUNS[study].items()
         },
         "settings": numbers | not_run(study),

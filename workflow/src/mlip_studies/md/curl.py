@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mlip_studies.artifacts import PathLike, atomic_path
-from mlip_studies.data.splits import load_split
+from mlip_studies.data.named_splits import load_named_split
 from mlip_studies.data.store import Store
 from mlip_studies.errors import InputError
 from mlip_studies.graph.batch import make_batch
@@ -228,7 +228,7 @@ def drawn_structures(store: PathLike, split: PathLike, rows: int, seed: int) -> 
         InputError: a missing or damaged file, or no such molecule.
     """
     with Store(store) as opened:
-        test = load_split(split).test
+        test = load_named_split(split, opened).test
         test = test[np.diff(opened.ptr)[test] > 1]
         if not len(test):
             raise InputError(f"{split}: no molecule of two or more atoms in the test part; make another split")

@@ -12,7 +12,7 @@ from mlip_studies.errors import InputError
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a product may know about a training run.
+    """What a product may know about a training run: attributes of :class:`mlip_studies.studies.runs.Run`.
 
     Attributes:
         name: of the run.

@@ -217,9 +217,9 @@ def is_clipped(run: RunInfo) -> bool:
 
 
 def rate_drops(frame: pd.DataFrame, factor: float = 3.0) -> list[tuple[float, float]]:
-    """Steps after which the learning rate fell by more than a factor, and the new rates.
+    """Steps at which the learning rate fell by more than a factor, and the new rates.
 
-    The step is that of the last evaluation at the old rate.
+    The step is in the middle between the evaluations before and after.
 
     Args:
         frame: history of one run; the first seed counts.
@@ -228,7 +228,7 @@ def rate_drops(frame: pd.DataFrame, factor: float = 3.0) -> list[tuple[float, fl
     one = frame[frame["seed"] == frame["seed"].min()].sort_values("step")
     steps, rates = one["step"].to_numpy(float), one["learning_rate"].to_numpy(float)
     at = np.flatnonzero(rates[1:] * factor < rates[:-1])
-    return [(float(steps[i]), float(rates[i + 1])) for i in at]
+    return [(float(steps[i] + steps[i + 1]) / 2, float(rates[i + 1])) for i in at]
 
 
 def _of_seeds(frame: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -323,13 +323,12 @@ def _log_values(axis: Axes, values: Iterable[float]) -> None:
 
 
 def _mark_drops(axis: Axes, drops: Sequence[tuple[float, float]]) -> None:
-    """Dotted lines where the learning rate falls, with the new rates above the axis."""
-    for index, (step, rate) in enumerate(drops):
+    """Dotted lines where the learning rate falls, with the new rates beside them, inside the axis."""
+    for step, rate in drops:
         axis.axvline(step, color="#8C8C8C", linestyle=":", linewidth=1.2, zorder=0.7)
-        side = "center" if len(drops) == 1 else "left" if index == len(drops) - 1 else "right"
         axis.annotate(
-            weight_text(rate), (step, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 2),
-            textcoords="offset points", color=GREY, ha=side, va="bottom", fontsize=9,
+            weight_text(rate), (step, 0.0), xycoords=("data", "axes fraction"), xytext=(-2, 3),
+            textcoords="offset points", color=GREY, ha="right", va="bottom", fontsize=9,
         )  # fmt: skip
 
 

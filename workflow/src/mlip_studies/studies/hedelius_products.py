@@ -55,7 +55,7 @@ PRODUCTS: Mapping[str, StudyProduct] = {
     ),
     "self-energies-effect": _figure(
         "self-energies-effect", FIGURES, "self_energies_effect", groups=("first", "rates"),
-        kinds=("runs", "molecules"), files=("{results}/data/table31.csv",), in_paper="section 3.2",
+        kinds=("runs", "history", "molecules"), files=("{results}/data/table31.csv",), in_paper="section 3.2",
     ),
     "fig3-4-learning-rates": _figure(
         "fig3.4-learning-rates", FIGURES, "learning_rates", groups=("rates",), in_paper="Figure 3.4"
