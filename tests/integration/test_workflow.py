@@ -77,7 +77,7 @@ def checkout(tmp_path_factory):
 # gradient.
 @pytest.mark.parametrize(
     ("scale", "rows", "runs", "simulations", "stores"),
-    [("mini", 111, 42 + 36 + 18, 12 + 22 + 2, 10), ("full", 111, 132 + 84 + 66, 12 + 24 + 2, 10)],
+    [("mini", 111, 42 + 36 + 18, 12 + 22 + 2, 11), ("full", 111, 132 + 84 + 66, 12 + 24 + 2, 11)],
 )
 def test_both_scales_resolve_and_count_jobs_by_kind(tmp_path, scale, rows, runs, simulations, stores):
     folder = copy_checkout(tmp_path)
@@ -87,7 +87,7 @@ def test_both_scales_resolve_and_count_jobs_by_kind(tmp_path, scale, rows, runs,
     assert counts["md"] == simulations
     assert counts["store"] == stores
     assert counts["spot_check"] == 17
-    assert (counts["train_nbody"], counts["transfer_test"], counts["curl"]) == (2, 4, 2)
+    assert (counts["train_nbody"], counts["transfer_test"], counts["curl"]) == (2, 8, 2)
     assert counts["total"] == sum(counts.values()) - counts["total"]
 
 

@@ -56,6 +56,7 @@ __all__ = [
     "first_attempt",
     "learning_rates",
     "long_run",
+    "s66x8",
     "self_energies_effect",
     "sizes",
     "table3_1",
@@ -70,6 +71,7 @@ ENERGY_ONLY, GRADIENT = "energy_only", "gradient"
 #: degree 3 has a group of its own because of its smaller batches
 SIZES, CHANNELS = ("sizes", "sizes_higher"), ("channels", "channels_higher")
 COMP6 = "comp6"
+S66X8 = "s66x8"
 THESIS = "thesis (text)"
 KCAL, KCAL_A = "kcal/mol", "kcal/mol/Å"
 #: parts of the data, from what was learnt on to what was never seen
@@ -1405,9 +1407,23 @@ def comp6(tables: RunTables, context: StudyContext, output: PathLike) -> None:
     save_figure(*comp6_figure(tables, context), output)
 
 
-def comp6_figure(tables: RunTables, context: StudyContext) -> Drawn:
-    """The figure of :func:`comp6`, and its numbers."""
-    frame = comp6_frame(tables, context)
+def s66x8(tables: RunTables, context: StudyContext, output: PathLike) -> None:
+    """The same for the published S66x8 part of COMP6 alone, at any scale.
+
+    Args:
+        tables: transfer tests ``s66x8``, and runs and molecules of the tested runs.
+        context: scale and runs of the study.
+        output: path of the PNG file.
+
+    Raises:
+        InputError: the test was made with no run.
+    """
+    save_figure(*comp6_figure(tables, context, S66X8), output)
+
+
+def comp6_figure(tables: RunTables, context: StudyContext, test: str = COMP6) -> Drawn:
+    """The figure of :func:`comp6`, and its numbers; of another test by its name."""
+    frame = comp6_frame(tables, context, test)
     order = _subset_order(frame)
     runs = list(dict.fromkeys(frame["run"]))
     panels = (("energy", ENERGY), ("relative", ENERGY), ("force", FORCE))

@@ -84,6 +84,10 @@ PRODUCTS: Mapping[str, StudyProduct] = {
         "comp6", FIGURES, "comp6", groups=(*PER_HEAD, "gradient"), kinds=("runs", "molecules"), tests=("comp6",),
         in_paper="section 3.2, next steps",
     ),
+    "comp6-s66x8": _figure(
+        "comp6-s66x8", FIGURES, "s66x8", groups=(*PER_HEAD, "gradient"), kinds=("runs", "molecules"), tests=("s66x8",),
+        in_paper="section 3.2, next steps", demo=False,
+    ),
     "comp6-table": _table(
         "comp6", FIGURES, "comp6_table", groups=(*PER_HEAD, "gradient"), kinds=("runs", "molecules"), tests=("comp6",),
         in_paper="section 3.2, next steps",
