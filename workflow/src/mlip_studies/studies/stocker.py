@@ -479,10 +479,20 @@ def learning_curves_molecules_figure(tables: RunTables, context: StudyContext) -
             f"{', '.join(look_of(name, networks).title for name in networks)}. Test: "
             + "; ".join(_tests_of(context, [(name, [results[r] for r in runs if r.data == name]) for name in data]))
             + ". Training and test rows of the splits differ. Points: seeds; lines: their mean. The paper tests on "
-            "random rows only.",
+            "random rows only." + _references(context, runs),
             _missing(run for run in _of_study(context, data, networks) if run not in {r.name for r in runs}),
         )  # fmt: skip
     return figure, pd.DataFrame(tidy)
+
+
+def _references(context: StudyContext, runs: Iterable[Sized]) -> str:
+    """A sentence on what energies were learnt less of, where runs differ in it."""
+    titles = {"isolated_atoms": "isolated atoms", "per_element": "a fit per element"}
+    shifts = {parsed.data: parsed.shift for run in runs if (parsed := parse_run_name(run.name))}
+    if len(set(shifts.values())) < 2:
+        return ""
+    listed = [f"{titles.get(shift, shift)} ({split_look(context, name)[0]})" for name, shift in shifts.items()]
+    return f" Energies were learnt less {', '.join(listed)}."
 
 
 def _trained_or_none(tables: RunTables, data: Iterable[str], networks: Iterable[str]) -> list[Sized]:
