@@ -1,4 +1,5 @@
-# Configuration, paths and the parameters that all rules share.
+# Configuration, paths and the parameters that all rules share. Priorities: dynamics and reference calculations
+# (50) and trainings (10) go before what is quick, so that the longest chain does not run alone at the end.
 import os
 import re
 import subprocess

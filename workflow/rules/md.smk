@@ -14,6 +14,7 @@ rule md:
         f"{LOGS}/md/{{study}}/{{job}}/{{run}}.log",
     benchmark:
         f"{BENCHMARKS}/md/{{study}}-{{job}}-{{run}}.jsonl"
+    priority: 50
     conda:
         "../../envs/core.yaml"
     threads: 1 if SCALE == "mini" else 4

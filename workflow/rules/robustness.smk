@@ -190,6 +190,7 @@ rule spot_check:
         f"{BENCHMARKS}/spot_check/{{study}}/{{frames}}.jsonl"
     wildcard_constraints:
         frames=r"floor|checks/[a-z0-9_]+/[A-Za-z0-9_.-]+",
+    priority: 50
     conda:
         "../../envs/core.yaml"
     threads: 1 if SCALE == "mini" else 16

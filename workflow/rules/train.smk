@@ -16,6 +16,7 @@ rule train_run:
         f"{LOGS}/train_run/{{study}}/{{run}}-seed{{seed}}.log",
     benchmark:
         f"{BENCHMARKS}/train/{{study}}-{{run}}-seed{{seed}}.jsonl"
+    priority: 10
     conda:
         "../../envs/core.yaml"
     threads: 1 if SCALE == "mini" else 4
@@ -52,6 +53,7 @@ rule train:
         f"{LOGS}/train/{{study}}/{{experiment}}/{{variant}}/{{mix}}-seed{{seed}}.log",
     benchmark:
         f"{BENCHMARKS}/train/{{study}}-{{experiment}}-{{variant}}-{{mix}}-seed{{seed}}.jsonl"
+    priority: 10
     conda:
         "../../envs/core.yaml"
     threads: 1 if SCALE == "mini" else 4
