@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 def _folder(variable):
     value = os.environ.get(variable)
     if not value:
-        pytest.skip(f"{variable} is not set: published data or reference vectors are not at hand")
+        pytest.skip(f"{variable} is not set: published data, reference vectors or texts are not at hand")
     path = Path(value)
     if not path.is_dir():
         pytest.skip(f"{variable}={value} is not a folder")
@@ -28,6 +28,12 @@ def parity_folder():
 def reference_data():
     """Folder of published data."""
     return _folder("MLIP_STUDIES_REFERENCE_DATA")
+
+
+@pytest.fixture(scope="session")
+def papers_folder():
+    """Folder of the texts of the papers."""
+    return _folder("MLIP_STUDIES_PAPERS")
 
 
 @pytest.fixture(scope="session")

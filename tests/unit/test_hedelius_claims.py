@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -174,12 +173,9 @@ def plain(text: str, start: str) -> str:
     return re.sub(r" (?=[.,;])", "", " ".join(text.split()))
 
 
-def test_the_coverage_is_that_of_the_thesis(claims: ClaimSet) -> None:
+def test_the_coverage_is_that_of_the_thesis(claims: ClaimSet, papers_folder: Path) -> None:
     """Against the thesis, where its text is at hand: every number, as often as it occurs, and every quotation."""
-    folder = os.environ.get("MLIP_STUDIES_PAPERS")
-    path = Path(folder or "") / "hedelius-se3-transformer.txt"
-    if not folder or not path.is_file():
-        pytest.skip("MLIP_STUDIES_PAPERS is not set: the thesis's text is not at hand")
+    path = papers_folder / "hedelius-se3-transformer.txt"
     thesis = path.read_text(encoding="utf-8")
     text, quoted = plain(thesis, "# Chapter 3"), plain(thesis, "## 2.4 Challenges")
     for entry in claims.coverage:

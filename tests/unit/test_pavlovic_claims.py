@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections import Counter
 from dataclasses import replace
@@ -131,12 +130,9 @@ def test_every_stated_number_is_covered_and_agrees(claims: ClaimSet) -> None:
             assert claim.id in covered, claim.id
 
 
-def test_the_coverage_is_that_of_the_thesis(claims: ClaimSet) -> None:
+def test_the_coverage_is_that_of_the_thesis(claims: ClaimSet, papers_folder: Path) -> None:
     """Against the thesis, where its text is at hand: every number of Sections III to V, as often as it occurs."""
-    folder = os.environ.get("MLIP_STUDIES_PAPERS")
-    path = Path(folder or "") / "pavlovic-so3krates-on-spice.txt"
-    if not folder or not path.is_file():
-        pytest.skip("MLIP_STUDIES_PAPERS is not set: the thesis's text is not at hand")
+    path = papers_folder / "pavlovic-so3krates-on-spice.txt"
     text = " ".join(path.read_text(encoding="utf-8").split())
     results = text[text.index("III. METODA") : text.index("[1] J.T. Frank")]
     for entry in claims.coverage:

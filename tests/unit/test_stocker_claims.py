@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -153,12 +152,9 @@ def plain(text: str) -> str:
     return " ".join(text.split())
 
 
-def test_the_coverage_is_that_of_the_paper(claims: ClaimSet) -> None:
+def test_the_coverage_is_that_of_the_paper(claims: ClaimSet, papers_folder: Path) -> None:
     """Against the paper, where its text is at hand: every number, as often as it occurs, and every quotation."""
-    folder = os.environ.get("MLIP_STUDIES_PAPERS")
-    path = Path(folder or "") / "stocker-gemnet-robustness.txt"
-    if not folder or not path.is_file():
-        pytest.skip("MLIP_STUDIES_PAPERS is not set: the paper's text is not at hand")
+    path = papers_folder / "stocker-gemnet-robustness.txt"
     text = plain(path.read_text(encoding="utf-8"))
     for entry in claims.coverage:
         assert entry["text"] in text, entry["text"]

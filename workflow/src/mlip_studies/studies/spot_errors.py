@@ -123,8 +123,12 @@ def isolated_energies(
     return known
 
 
-def _batches(counts: NDArray[np.int64]) -> Iterator[slice]:
-    """Consecutive frames with about :data:`_BATCH_PAIRS` pairs together."""
+def pair_batches(counts: NDArray[np.int64]) -> Iterator[slice]:
+    """Consecutive molecules with about :data:`_BATCH_PAIRS` pairs of atoms together.
+
+    Args:
+        counts: atoms of each molecule, shape (n,).
+    """
     first, pairs = 0, 0
     for index, count in enumerate(counts):
         own = int(count) * (int(count) - 1) // 2
@@ -154,7 +158,7 @@ def predict_frames(
     counts = np.diff(frames.ptr)
     for index, (first, last) in enumerate(pairwise(frames.ptr)):
         check_elements(frames.atomic_numbers[first:last], potential.elements, index, str(frames.name[index]))
-    for rows in _batches(counts):
+    for rows in pair_batches(counts):
         atoms = slice(int(frames.ptr[rows.start]), int(frames.ptr[rows.stop]))
         numbers = torch.as_tensor(frames.atomic_numbers[atoms], dtype=torch.int64, device=potential.device)
         ptr = frames.ptr[rows.start : rows.stop + 1] - frames.ptr[rows.start]

@@ -23,6 +23,7 @@ from mlip_studies.elements import formula, symbol
 from mlip_studies.errors import InputError
 from mlip_studies.graph.batch import make_batch
 from mlip_studies.models.potential import Potential, load_potential
+from mlip_studies.studies.spot_errors import pair_batches
 from mlip_studies.training.device import choose_device
 from mlip_studies.training.loss import LOSSES
 
@@ -30,9 +31,8 @@ COLUMNS = (
     "seed", "subset", "group", "formula", "n_atoms", "energy_true_ev", "energy_predicted_ev", "energy_error_ev",
     "relative_energy_error_ev", "force_mae_ev_per_angstrom", "force_rmse_ev_per_angstrom",
 )  # fmt: skip
-#: rows that are read at a time, and pairs of atoms per forward pass (molecules differ by a factor of 100 in them)
+#: rows that are read at a time
 CHUNK_ROWS = 4096
-BATCH_PAIRS = 20_000
 
 
 def subsets_of(store: Store) -> list[str]:
@@ -87,19 +87,6 @@ def _block(read: Rows, members: Sequence[int], fidelity: str, group: str) -> Blo
     )
 
 
-def _batches(n_atoms: NDArray[np.int64]) -> Iterator[slice]:
-    """Consecutive molecules with about :data:`BATCH_PAIRS` pairs together."""
-    first, pairs = 0, 0
-    for index, count in enumerate(n_atoms):
-        own = int(count) * (int(count) - 1) // 2
-        if index > first and pairs + own > BATCH_PAIRS:
-            yield slice(first, index)
-            first, pairs = index, 0
-        pairs += own
-    if first < len(n_atoms):
-        yield slice(first, len(n_atoms))
-
-
 def _has_forces(content: Mapping[str, Any], path: Path) -> bool:
     """Whether a run was trained on forces; a head that was not says nothing.
 
@@ -128,7 +115,7 @@ def _tested(
                 "data set or train on data with this element"
             )
         molecules = [chunk.molecule(index) for index in range(len(chunk))]
-        for part in _batches(chunk.n_atoms):
+        for part in pair_batches(chunk.n_atoms):
             batch = make_batch(
                 molecules[part], potential.cutoff, potential.device, potential.dtype, [0] * (part.stop - part.start)
             )
