@@ -40,6 +40,7 @@ for study, module in PRODUCT_MODULES.items():
             params:
                 module=product.module,
                 function=product.function,
+                tables="mlip_studies.claims.run_tables.RunTables",
                 context=product_context(study),
                 code=code(product.module),
             script:

@@ -1,4 +1,4 @@
-"""Adapter of the rules of figures and tables that are made from a study's run tables."""
+"""Adapter of the rules of figures and tables; param tables names the class that reads the results."""
 
 import importlib
 from typing import TYPE_CHECKING
@@ -9,15 +9,15 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 with job(snakemake.log[0]):
-    from mlip_studies.claims.run_tables import RunTables
     from mlip_studies.claims.schema import load_claims
     from mlip_studies.studies.context import RunInfo, StudyContext
 
     context = snakemake.params.context
     module = importlib.import_module(snakemake.params.module)
     make = getattr(module, snakemake.params.function)
+    reader, _, name = snakemake.params.tables.rpartition(".")
     make(
-        RunTables.from_paths(snakemake.input.tables),
+        getattr(importlib.import_module(reader), name).from_paths(snakemake.input.tables),
         StudyContext(
             context["scale"],
             load_claims(snakemake.input.claims),

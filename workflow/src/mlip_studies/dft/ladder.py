@@ -48,7 +48,14 @@ class Field:
     plain_energy: float
 
 
-def converge(mol: Any, level: DFTLevel, ladder: bool = True, backend: str = "cpu") -> Field:
+def converge(
+    mol: Any,
+    level: DFTLevel,
+    ladder: bool = True,
+    backend: str = "cpu",
+    unrestricted: bool = False,
+    guess: NDArray[np.float64] | None = None,
+) -> Field:
     """Converge a field, by the ladder if plain DIIS does not within the level's limit of cycles.
 
     All backends start from PySCF's own guess, so that their convergence rates mean the same. The second-order solver
@@ -59,9 +66,11 @@ def converge(mol: Any, level: DFTLevel, ladder: bool = True, backend: str = "cpu
         level: the level of theory.
         ladder: try further than plain DIIS.
         backend: ``cpu`` or ``gpu``.
+        unrestricted: orbitals of their own for each spin also without unpaired electrons.
+        guess: density to start from instead, shape (n_basis, n_basis), of both spins (2, n_basis, n_basis).
     """
-    plain = mean_field(mol, level)
-    guess = plain.get_init_guess(mol)
+    plain = mean_field(mol, level, unrestricted)
+    guess = plain.get_init_guess(mol) if guess is None else guess
     mf, cycles = _iterate(on_gpu(plain) if backend == "gpu" else plain, guess)
     plain_energy = energy = float(mf.e_tot)
     if mf.converged and np.isfinite(energy):
@@ -70,7 +79,7 @@ def converge(mol: Any, level: DFTLevel, ladder: bool = True, backend: str = "cpu
         density = _density(mf)
         if not np.isfinite(density).all():
             density = guess
-        shifted = mean_field(mol, level)
+        shifted = mean_field(mol, level, unrestricted)
         shifted = on_gpu(shifted) if backend == "gpu" else shifted
         shifted.level_shift, shifted.damp, shifted.max_cycle = LEVEL_SHIFT_HARTREE, DAMPING, FALLBACK_CYCLES
         mf, more = _iterate(shifted, density)
@@ -79,7 +88,7 @@ def converge(mol: Any, level: DFTLevel, ladder: bool = True, backend: str = "cpu
             return Field(mf, True, "level_shift", cycles, energy, plain_energy)
         density = _density(mf)
         if np.isfinite(density).all():
-            second = mean_field(mol, level).newton()
+            second = mean_field(mol, level, unrestricted).newton()
             second.max_cycle = FALLBACK_CYCLES
             mf, more = _iterate(second, density)
             cycles, energy = cycles + more, float(mf.e_tot)

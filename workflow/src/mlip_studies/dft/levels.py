@@ -110,6 +110,19 @@ DFT_LEVELS: dict[str, DFTLevel] = {
             grid_level=3,
             dispersion="mbd",
         ),
+        # References for scans: wB97X-V with its nonlocal part replaced by D3(BJ); full exchange at long range, so that
+        # broken bonds end at their fragments.
+        DFTLevel(
+            "wb97x-d3bj/def2-tzvp",
+            xc="wb97x-d3bj",
+            basis="def2-tzvp",
+            cartesian=False,
+            density_fit=True,
+            grid_level=3,
+            dispersion="d3bj",
+        ),
+        # Cheap, for timings and comparisons; no dispersion.
+        DFTLevel("pbe0/def2-svp", xc="pbe0", basis="def2-svp", cartesian=False, density_fit=True, grid_level=3),
         # In the manner of MD17, which used PBE with the Tkatchenko-Scheffler correction.
         DFTLevel(
             "pbe-d3(bj)/def2-svp",

@@ -102,11 +102,11 @@ def build_molecule(
     )
 
 
-def mean_field(mol: Any, level: DFTLevel) -> Any:
-    """The Kohn-Sham object of a level, unrestricted if the molecule has unpaired electrons."""
+def mean_field(mol: Any, level: DFTLevel, unrestricted: bool = False) -> Any:
+    """The Kohn-Sham object of a level, unrestricted if asked for or if the molecule has unpaired electrons."""
     from pyscf import dft
 
-    mf = dft.UKS(mol, xc=level.xc) if mol.spin else dft.RKS(mol, xc=level.xc)
+    mf = dft.UKS(mol, xc=level.xc) if mol.spin or unrestricted else dft.RKS(mol, xc=level.xc)
     if level.density_fit:
         mf = mf.density_fit()
     # A functional named "...-d3bj" switches its correction on itself.
