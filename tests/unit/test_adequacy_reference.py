@@ -259,7 +259,9 @@ def test_states_of_the_scans():
 def test_thinned_points_and_their_neighbours():
     line = dumbbells(1, np.linspace(1.0, 2.0, 8))
     assert calculated_points(line).tolist() == list(range(8))
-    assert calculated_points(line, 3).tolist() == [0, 3, 6, 7]
+    # Of bonds those where the well is; of others every third, and the last.
+    assert calculated_points(line, 3).tolist() == [0, 1, 3, 7]
+    assert calculated_points(replace(line, kind="stretch"), 3).tolist() == [0, 3, 6, 7]
     assert neighbours_of(line, np.array([0, 3, 7])) == {0: (3,), 3: (0, 7), 7: (3,)}
     surface = square_scan(4)
     kept = calculated_points(surface, 2)

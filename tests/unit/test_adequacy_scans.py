@@ -27,6 +27,7 @@ from mlip_studies.adequacy.scans import (
     KINDS,
     SCAN_NAMES,
     angle,
+    bond_length,
     build_scan,
     cyclobutadiene,
     dihedral,
@@ -609,6 +610,22 @@ def test_a_hump_on_the_way_is_seen():
     assert found["tortuosity"] > 1.2
 
 
+def test_what_leads_to_a_wrong_end_is_a_fall():
+    # Lowest where the atoms are far from each other, behind a hump.
+    energy = np.where(R < 3.0, morse(R) + 5.0, -1.0)
+    found = metrics("diatomic-h2", table(R, energy))
+    assert found["dissociation_monotone"] == 0
+    assert found["largest_fall_ev"] == pytest.approx(energy[R < 3.0][-1] + 1.0, abs=0.01)
+
+
+def test_lengths_of_bonds_are_those_of_the_radii():
+    assert bond_length("ethane-cc") == pytest.approx(1.52)
+    assert bond_length("diatomic-cl2") == pytest.approx(2.04)
+    assert bond_length("ethanol-oh") == pytest.approx(0.97)
+    with pytest.raises(InputError, match="water-hoh parts no two atoms"):
+        bond_length("water-hoh")
+
+
 def test_interaction_that_ends_is_zero_beyond():
     energy = np.where(R < 5.0, morse(R) * (1 - R / 5.0) ** 2, 0.0)
     found = metrics("diatomic-h2", table(R, energy))
@@ -653,7 +670,7 @@ def test_a_molecule_without_its_atoms_still_has_a_shape():
 
 def test_jump_is_the_step_and_not_the_slope():
     assert metrics("ethanol-cco", table(R, 50 - 7 * R))["largest_jump_ev"] == pytest.approx(0, abs=1e-9)
-    assert metrics("diatomic-h2", table(R, 50 - 7 * np.minimum(R, 1)))["largest_jump_ev"] < 1e-9
+    assert metrics("diatomic-h2", table(R, 50 - 7 * np.minimum(R, 0.7)))["largest_jump_ev"] < 1e-9
     smooth = metrics("ethanol-cco", table(np.linspace(97, 117, 41), 0.01 * np.linspace(-1, 1, 41) ** 3))
     assert smooth["largest_jump_ev"] == pytest.approx(0, abs=1e-12)
     energy = np.zeros(41)
@@ -840,13 +857,13 @@ def test_damaged_inputs_of_the_analysis(files):
 def test_scripts(files):
     scripts = REPO / "workflow" / "scripts"
     params = SimpleNamespace(
-        scan="dihedral-fluoroallene", settings={"points": {"dihedral": 13}}, code="", code_folder=None
+        scans=["dihedral-fluoroallene"], settings={"points": {"dihedral": 13}}, code="", code_folder=None
     )
     output = files.folder / "scans" / "dihedral-fluoroallene.npz"
     job = SimpleNamespace(
         input=[FOLDER / "fluoroallene.xyz"], output=[output], params=params, log=[files.folder / "log.txt"]
     )
-    runpy.run_path(str(scripts / "build_scan.py"), init_globals={"snakemake": job})
+    runpy.run_path(str(scripts / "build_scans.py"), init_globals={"snakemake": job})
     assert len(read_scan(output)) == 13
     inputs = SimpleNamespace(
         curves=[each for path in files.curves for each in (path, path.with_suffix(".npz"))],

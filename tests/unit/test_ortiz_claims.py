@@ -189,8 +189,10 @@ def test_minimum_depth_and_fall() -> None:
     energy = morse(4.5, 0.741)
     assert ortiz.minimum_position(X, energy) == pytest.approx(0.741, abs=0.01)
     assert ortiz.depth(X, energy) == pytest.approx(4.5, abs=0.05)
-    assert ortiz.largest_fall(X, energy) == 0
-    assert ortiz.largest_fall(X, energy + 2.0 * np.exp(-(((X - 3) / 0.3) ** 2))) > 1.5
+    assert ortiz.largest_fall(X, energy, 0.62) == 0
+    assert ortiz.largest_fall(X, energy + 2.0 * np.exp(-(((X - 3) / 0.3) ** 2)), 0.62) > 1.5
+    # The well counts, and not that the curve is lowest at its end.
+    assert ortiz.largest_fall(X, energy + np.where(X > 3, -6.0, 0.0), 0.62) > 5
     assert ortiz.end_of_interaction(X, energy) == pytest.approx(5.2, abs=0.07)
     assert ortiz.end_of_interaction(X, energy + 1.0) == math.inf
 

@@ -315,7 +315,9 @@ def test_a_potential_looks_the_same_whatever_was_run(tables: AdequacyTables) -> 
 def test_families_are_known_from_the_entry() -> None:
     for name, entry, family in (
         ("x", {"xtb": "GFN2-xTB"}, "xtb"), ("x", {"level": "pbe0/def2-svp"}, "dft"), ("ani2x", {}, "ani"),
-        ("orb_v2", {}, "orb"), ("mace_mp", {}, "mace"), ("q", {"trained": {}}, "trained"), ("q", {"family": "z"}, "z"),
+        ("orb_v2", {}, "orb"), ("mace_mp", {}, "mace"), ("q", {"family": "z"}, "z"),
+        ("q", {"trained": {"study": "a", "run": "b"}, "level": "PBE0"}, "trained"),
+        ("q", {"pretrained": "ani2x", "kind": "ani", "level": "ωB97X"}, "ani"),
     ):  # fmt: skip
         assert ortiz.family_of(name, entry) == family
 

@@ -29,15 +29,16 @@ rule list_potentials:
         "../scripts/list_potentials.py"
 
 
-rule build_scan:
+# In one process: starting it takes longer than all of them.
+rule build_scans:
     input:
-        scan_starts,
+        scan_starts(),
     output:
-        f"{ADEQUACY_OUT}/scans/{{scan}}.npz",
+        scan_files(),
     log:
-        f"{LOGS}/build_scan/{{scan}}.log",
+        f"{LOGS}/build_scans.log",
     benchmark:
-        f"{BENCHMARKS}/build_scan/{{scan}}.jsonl"
+        f"{BENCHMARKS}/build_scans.jsonl"
     localrule: True
     conda:
         "../../envs/core.yaml"
@@ -45,12 +46,12 @@ rule build_scan:
         mem_mb=1000,
         runtime=10,
     params:
-        scan="{scan}",
+        scans=ADEQUACY_SCANS,
         settings=adequacy_numbers()["scans"],
         code=code("mlip_studies.adequacy.scans"),
         code_folder=f"{STATE}/code",
     script:
-        "../scripts/build_scan.py"
+        "../scripts/build_scans.py"
 
 
 # All scans of one potential in one process: opening it takes longer than most of them.
@@ -104,7 +105,7 @@ rule reference_curve:
             if key not in ("level", "scans", "exclude")
         },
         state=lambda wildcards: f"{STATE}/reference_curve/{wildcards.scan}",
-        code=code("mlip_studies.adequacy.reference"),
+        code=code("mlip_studies.adequacy.reference", "mlip_studies.dft.open_shell"),
         code_folder=f"{STATE}/code",
     script:
         "../scripts/reference_curve.py"
@@ -153,7 +154,7 @@ rule measure_cost:
         mem_mb=growing(16000 if SCALE == "full" else 3000),
         runtime=growing(240 if SCALE == "full" else 60),
     params:
-        entries=list(RUNNABLE.values()),
+        entries=RUNNABLE,
         settings=adequacy_numbers()["cost"],
         code=code("mlip_studies.adequacy.cost"),
         code_folder=f"{STATE}/code",

@@ -4,6 +4,7 @@ import importlib.util
 
 from mlip_studies.adequacy.potentials import precisions, resolve
 from mlip_studies.adequacy.scans import scan_names, start_file
+from mlip_studies.runtime.options import did_you_mean
 from mlip_studies.studies.products import alias as product_alias
 
 # Package that each kind of potential needs.
@@ -70,10 +71,10 @@ def scan_files(names=None):
     return [f"{ADEQUACY_OUT}/scans/{scan}.npz" for scan in names or ADEQUACY_SCANS]
 
 
-def scan_starts(wildcards):
-    """Start geometry of a scan, where it is not built from nothing."""
-    file = start_file(wildcards.scan)
-    return [f"resources/adequacy/{file}"] if file else []
+def scan_starts():
+    """Start geometries of the scans that are not built from nothing."""
+    files = {start_file(scan) for scan in ADEQUACY_SCANS} - {None}
+    return [f"resources/adequacy/{file}" for file in sorted(files)]
 
 
 def curve_files(potential, precision, scans=None, suffix="csv"):
@@ -98,7 +99,15 @@ def level_file():
 def reference_scans():
     """Scans with a reference curve."""
     settings = adequacy_numbers()["reference"]
-    wanted = settings.get("scans") or ADEQUACY_SCANS
+    wanted = PROJECT.settings.get("reference_scans") or settings.get("scans")
+    if wanted in (None, ["all"]):
+        wanted = ADEQUACY_SCANS
+    for scan in wanted:
+        if scan not in ADEQUACY_SCANS:
+            raise WorkflowError(
+                f"config/config.yaml: key 'reference_scans': no scan {scan!r}"
+                f"{did_you_mean(scan, ADEQUACY_SCANS)}; the scans are: {', '.join(ADEQUACY_SCANS)}"
+            )
     moved = ("rotation-", "translation-")
     left_out = settings.get("exclude", [])
     return [

@@ -10,8 +10,8 @@ say) and ``unit``. Only points whose status is ``ok`` count. The metrics:
   the first or the last of a scan that is not a full turn), ``n_minima`` (local minima at least :data:`PROMINENCE_EV`
   deep);
 * diatomics and bonds: ``well_depth_ev`` (last point, or the atoms of a diatomic, less the minimum),
-  ``largest_rise_ev`` (highest point from the minimum on less the last), ``largest_fall_ev`` (largest fall on the way
-  from the minimum to the end) and ``dissociation_monotone`` (1 if that is at most :data:`MONOTONE_EV`); diatomics also
+  ``largest_rise_ev`` (highest point from the bond's well on less the last), ``largest_fall_ev`` (largest fall on the
+  way from there to the end) and ``dissociation_monotone`` (1 if that is at most :data:`MONOTONE_EV`); diatomics also
   ``limit_ev`` (last point less the atoms) and ``zero_beyond_angstrom`` (from here on all points equal the last, within
   :data:`ZERO_EV`; NaN if not even the last two do);
 * ``barrier_ev``: turns, highest less lowest; water, straight less bent; the surface, lowest square less lowest point;
@@ -21,7 +21,7 @@ say) and ``unit``. Only points whose status is ``ok`` count. The metrics:
 * smoothness: ``tortuosity`` (sum of the steps' sizes over that of the way down and up of a curve with one minimum: 1 is
   the least), ``force_flips`` (changes of sign of the force along the coordinate, from the forces where they are given,
   otherwise from differences of energies; a curve with one minimum has 1), ``largest_jump_ev`` (largest deviation of a
-  point from the cubic through its four neighbours; of diatomics and bonds, from the minimum on). Tortuosity and force
+  point from the cubic through its four neighbours; of diatomics and bonds, from the well on). Tortuosity and force
   flips follow the diatomics benchmark of MLIP Arena (Y. Chiang et al., 2025, arXiv:2509.20630).
 """
 
@@ -35,7 +35,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mlip_studies.adequacy.scans import Scan, read_scan, scan_shape
+from mlip_studies.adequacy.scans import Scan, bond_length, read_scan, scan_shape
 from mlip_studies.artifacts import PathLike, atomic_path, require
 from mlip_studies.errors import InputError
 
@@ -50,6 +50,8 @@ WINDOW_EV = 5.0
 PROMINENCE_EV = 1e-3
 #: fall on the way to dissociation that counts, eV
 MONOTONE_EV = 5e-3
+#: lengths of a bond within which its well is looked for
+BOND_REACH = 1.3
 #: difference that counts as zero, eV; float32 resolves total energies no better than this
 ZERO_EV = {"float64": 1e-6, "float32": 1e-3}
 #: either side of the lowest angle, degrees
@@ -287,7 +289,7 @@ def _line(
         along = -np.diff(energy) / np.diff(x) if enough else np.zeros(0)
     flips = np.sign(along[np.abs(along) > _NO_FORCE])
     found.append(("force_flips", float((np.diff(flips) != 0).sum()) if enough else np.nan, "1"))
-    first = int(energy.argmin()) if dissociates and enough else 0
+    first = well_of(x, energy, bond_length(shape.name)) if dissociates and enough else 0
     # Neighbours in the table are a step apart only where no point between them failed.
     whole = enough and len(ok) == len(curve) and bool(np.allclose(np.diff(x), x[1] - x[0]))
     found.append(("largest_jump_ev", largest_jump(energy[first:]) if whole else np.nan, "eV"))
@@ -349,13 +351,39 @@ def count_minima(x: FloatArray, energy: FloatArray, periodic: bool, prominence: 
     return len({int(peak) % n for peak in peaks})
 
 
+def well_of(x: FloatArray, energy: FloatArray, bond: float) -> int:
+    """Index of the lowest point of a curve up to :data:`BOND_REACH` times the length of the bond, else of the curve.
+
+    A wrong curve can be lowest where its parts are far from each other; what leads there is the error.
+
+    Args:
+        x: distances, Å, ascending, shape (n,).
+        energy: eV, shape (n,).
+        bond: length of the bond, Å.
+    """
+    near = int((x <= BOND_REACH * bond).sum())
+    return int(energy[: near or len(energy)].argmin())
+
+
+def largest_fall(x: FloatArray, energy: FloatArray, bond: float) -> float:
+    """By how much the energy (eV) falls, at most, on the way from the well to the largest distance; 0 if it only rises.
+
+    Args:
+        x: distances, Å, ascending, shape (n,).
+        energy: eV, shape (n,).
+        bond: length of the bond, Å; see :func:`well_of`.
+    """
+    beyond = energy[well_of(x, energy, bond) :]
+    return float((np.maximum.accumulate(beyond) - beyond).max())
+
+
 def _dissociation(
     shape: Scan, x: FloatArray, energy: FloatArray, precision: str, zero_known: bool
 ) -> list[tuple[str, float, str]]:
-    lowest = int(energy.argmin())
-    beyond = energy[lowest:]
+    bond = bond_length(shape.name)
+    beyond = energy[well_of(x, energy, bond) :]
     limit = 0.0 if shape.kind == "diatomic" else float(energy[-1])
-    fall = float((np.maximum.accumulate(beyond) - beyond).max())
+    fall = largest_fall(x, energy, bond)
     found = [
         ("well_depth_ev", limit - float(energy.min()), "eV"),
         ("largest_rise_ev", float(beyond.max() - energy[-1]), "eV"),

@@ -139,9 +139,15 @@ def states_of(scan: Scan, method: str = WHERE_BONDS_BREAK) -> tuple[str, ...]:
 
 
 def calculated_points(scan: Scan, every: int = 1) -> IntArray:
-    """Points of a scan that are calculated, ascending; every n-th and the last, of a surface along both axes."""
+    """Points of a scan that are calculated, ascending; every n-th and the last, of a surface along both axes.
+
+    Of two parts that are drawn apart they lie closer at the start, where the well is: as many, evenly in the logarithm
+    of their number.
+    """
 
     def thinned(count: int) -> set[int]:
+        if scan.kind in ("diatomic", "bond") and every > 1:
+            return set((np.geomspace(1, count, -(-count // every) + 1).round().astype(int) - 1).tolist())
         return {*range(0, count, every), count - 1}
 
     if scan.kind == "surface":

@@ -174,6 +174,22 @@ def scan_shape(name: str) -> Scan:
     return Scan(name, each.kind, np.zeros(0), unit, [], each.reference, each.molecule, each.figure, each.fold)
 
 
+def bond_length(name: str) -> float:
+    """Length (Å) that the covalent radii give the bond that a scan stretches.
+
+    Raises:
+        InputError: unknown scan, or one that parts no two atoms.
+    """
+    from ase.data import atomic_numbers, covalent_radii
+
+    each = _definition(name)
+    if each.kind not in ("diatomic", "bond"):
+        raise InputError(f"scan {name} parts no two atoms; expected a diatomic molecule or a bond")
+    # The bonds are named after their atoms: ethanol-co.
+    symbols = [_DIATOMICS[each.molecule][0]] * 2 if each.kind == "diatomic" else name.rpartition("-")[2].upper()
+    return float(sum(covalent_radii[atomic_numbers[symbol]] for symbol in symbols))
+
+
 def n_points(name: str, settings: Mapping[str, Any] | None = None) -> int:
     """Number of points of a scan, of a surface per axis.
 

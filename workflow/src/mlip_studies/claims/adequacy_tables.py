@@ -128,13 +128,22 @@ class AdequacyTables:
         return list(dict.fromkeys([*(key[2] for key in self._curves), *(key[0] for key in self._references)]))
 
     def potentials(self) -> list[str]:
-        """Names of potentials with a curve or with symmetry tests, each once."""
-        return list(dict.fromkeys([*(key[0] for key in self._curves), *(key[0] for key in self._symmetry)]))
+        """Names of potentials with a curve, its analysis or symmetry tests, each once."""
+        return list(dict.fromkeys(potential for potential, _ in self._tried()))
 
     def precisions(self, potential: str) -> list[str]:
         """Precisions in which a potential was run, the best one first."""
-        found = {key[1] for key in (*self._curves, *self._symmetry) if key[0] == potential}
+        found = {precision for name, precision in self._tried() if name == potential}
         return sorted(found, key=lambda each: (PRECISIONS.index(each) if each in PRECISIONS else 9, each))
+
+    def _tried(self) -> list[tuple[str, str]]:
+        """All (potential, precision) that anything is known of."""
+        analysed: list[tuple[str, str]] = []
+        if self._analysis:
+            both = self.analysis()[["potential", "precision"]].drop_duplicates()
+            # The reference level is analysed, too.
+            analysed = [(str(name), str(how)) for name, how in both.itertuples(index=False) if how in PRECISIONS]
+        return [*(key[:2] for key in self._curves), *self._symmetry, *analysed]
 
     def symmetries(self) -> list[tuple[str, str]]:
         """All (potential, precision) with symmetry tests."""

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.signal import find_peaks
 
+from mlip_studies.adequacy.analysis import largest_fall
+from mlip_studies.adequacy.scans import bond_length
 from mlip_studies.artifacts import PathLike
 from mlip_studies.claims.adequacy_tables import DOUBLE, OK, SINGLE, AdequacyTables
 from mlip_studies.claims.evaluate import Metric
@@ -89,13 +90,6 @@ def depth(x: FloatArray, energy: FloatArray) -> float:
     return float(energy[-1] - energy.min())
 
 
-def largest_fall(x: FloatArray, energy: FloatArray) -> float:
-    """By how much the energy falls, at most, anywhere beyond its lowest point; 0 if it only rises."""
-    del x
-    beyond = energy[int(np.argmin(energy)) :]
-    return float((np.maximum.accumulate(beyond) - beyond).max())
-
-
 def extrema(energy: FloatArray, periodic: bool, prominence: float = PROMINENCE) -> tuple[list[int], list[int]]:
     """Places of minima and maxima that are at least so high against their surroundings.
 
@@ -107,6 +101,8 @@ def extrema(energy: FloatArray, periodic: bool, prominence: float = PROMINENCE) 
     Returns:
         indices of the minima and of the maxima.
     """
+    from scipy.signal import find_peaks  # here, because it takes half a second
+
     values = np.asarray(energy, dtype=float)
     if not periodic:
         return find_peaks(-values, prominence=prominence)[0].tolist(), find_peaks(values, prominence=prominence)[
@@ -255,8 +251,13 @@ def minimum_error(tables: AdequacyTables, potentials: Sequence[str], scans: Sequ
 
 
 def dissociation_fall(tables: AdequacyTables, potentials: Sequence[str], scans: Sequence[str]) -> list[Estimate]:
-    """Largest fall of the energy beyond its lowest point (eV), over scans, by potential."""
-    return _all(_each(tables, potentials, scans, largest_fall).max(axis=1).to_dict())
+    """Largest fall of the energy on the way from the bond to its end (eV), over scans, by potential."""
+    columns = {}
+    for scan in scans:
+        bond = bond_length(scan)
+        found = _each(tables, potentials, [scan], lambda x, energy, bond=bond: largest_fall(x, energy, bond))
+        columns[scan] = found[scan]
+    return _all(pd.DataFrame(columns).max(axis=1).to_dict())
 
 
 def depth_error(tables: AdequacyTables, potentials: Sequence[str], scans: Sequence[str]) -> list[Estimate]:

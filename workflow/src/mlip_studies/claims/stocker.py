@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
 
 from mlip_studies.artifacts import PathLike
 from mlip_studies.claims.evaluate import Metric
@@ -1041,6 +1040,8 @@ def rank_correlation(tables: RunTables, job: str, size: str, temperature: float,
     Raises:
         MissingDataError: fewer than four networks, or no difference in their failures.
     """
+    from scipy import stats  # here, because it takes half a second
+
     tests, failed, observed = [], [], []
     runs = {run for of, run in tables.robustness_jobs() if of == job}
     for run in sorted(runs & set(tables.names())):

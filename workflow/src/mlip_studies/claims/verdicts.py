@@ -22,7 +22,7 @@ from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import stdtrit
 
 FloatArray = NDArray[np.float64]
 
@@ -88,7 +88,7 @@ def half_width(values: Sequence[float]) -> float | None:
     array = np.asarray(values, dtype=float)
     if array.size < MIN_SEEDS:
         return None
-    quantile = float(stats.t.ppf(0.5 + CONFIDENCE / 2, array.size - 1))
+    quantile = float(stdtrit(array.size - 1, 0.5 + CONFIDENCE / 2))
     return quantile * float(array.std(ddof=1)) / math.sqrt(array.size)
 
 

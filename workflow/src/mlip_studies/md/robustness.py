@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from scipy.stats import chi2
+from scipy.special import chdtri
 
 from mlip_studies.artifacts import PathLike, write_text
 from mlip_studies.elements import formula, symbols
@@ -235,7 +235,7 @@ def running_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float64
 def temperature_limit(degrees: int, config: RobustnessConfig | None = None) -> float:
     """Largest mean temperature of a molecule with so many degrees of freedom, in units of the nominal one."""
     config = config if config is not None else RobustnessConfig()
-    return max(config.temperature_factor, float(chi2.isf(config.temperature_tail, degrees)) / degrees)
+    return max(config.temperature_factor, float(chdtri(degrees, config.temperature_tail)) / degrees)
 
 
 def drift_and_error(time_ps: NDArray[np.floating], total_ev: NDArray[np.floating], n_atoms: int) -> tuple[float, float]:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import chi2, norm
+from scipy.special import chdtri, ndtri
 
 from mlip_studies.errors import InputError
 
@@ -41,7 +41,7 @@ def kaplan_meier(
     survival = np.cumprod(1.0 - deaths / at_risk)
     with np.errstate(divide="ignore", invalid="ignore"):
         greenwood = np.cumsum(deaths / (at_risk * (at_risk - deaths)))
-        spread = norm.ppf(0.5 + level / 2) * np.sqrt(greenwood) / np.abs(np.log(survival))
+        spread = ndtri(0.5 + level / 2) * np.sqrt(greenwood) / np.abs(np.log(survival))
         low, high = survival ** np.exp(spread), survival ** np.exp(-spread)
     undefined = ~((survival > 0) & (survival < 1))
     low, high = np.where(undefined, np.nan, low), np.where(undefined, np.nan, high)
@@ -79,8 +79,8 @@ def failure_rate(times_ps: ArrayLike, failed: ArrayLike, level: float = 0.95) ->
     if exposure <= 0:
         return math.nan, math.nan, math.nan
     tail = (1.0 - level) / 2
-    low = chi2.ppf(tail, 2 * n) / 2 if n else 0.0
-    return n / exposure, float(low / exposure), float(chi2.isf(tail, 2 * n + 2) / 2 / exposure)
+    low = chdtri(2 * n, 1.0 - tail) / 2 if n else 0.0
+    return n / exposure, float(low / exposure), float(chdtri(2 * n + 2, tail) / 2 / exposure)
 
 
 def _checked(times: ArrayLike, failed: NDArray) -> tuple[NDArray[np.float64], NDArray]:

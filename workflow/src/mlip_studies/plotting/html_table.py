@@ -30,6 +30,7 @@ h2 { font-size: 1.05rem; margin: 1.5rem 0 .4rem; }
 p, ul { max-width: 60rem; margin: .3rem 0 .8rem; }
 li { margin: .3rem 0; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; -webkit-overflow-scrolling: touch; border: 1px solid var(--line); border-radius: 6px; }
+.scroll + .scroll { margin-top: 1.2rem; }
 .scroll:focus-visible, th button:focus-visible { outline: 3px solid var(--focus); outline-offset: -3px; }
 table { border-collapse: collapse; width: 100%; }
 caption { text-align: left; padding: .6rem .7rem; color: var(--muted); }
@@ -117,36 +118,26 @@ def _list_or_paragraph(heading: str, content: str | Sequence[str]) -> str:
     return f"{head}<ul>\n{items}</ul>\n" if items else ""
 
 
-def render_html_table(
+def render_table(
     frame: pd.DataFrame,
-    title: str,
+    name: str,
     caption: str = "",
     *,
     headings: Mapping[str, str] | None = None,
     cell_class: CellClass | None = None,
     cards: bool = False,
-    hidden: Sequence[str] = (),
-    before: str = "",
-    after: Mapping[str, str | Sequence[str]] | None = None,
 ) -> str:
-    """Render a table as a page without external references.
+    """Render a table as a part of a page made by :func:`render_html_table`; arguments as there.
 
     Args:
         frame: the table; its index is not shown.
-        title: title of the page.
-        caption: caption of the table: what is shown, at which scale, how many runs.
-        headings: column headings by column name, with units.
-        cell_class: gives "good", "bad", "open" or "none" to cells to be coloured (their text must say the same).
-        cards: on a narrow screen each row becomes a card, for tables with many text columns.
-        hidden: columns that are left out of the page (the CSV file has them all).
-        before: a paragraph above the table.
-        after: sections below it: heading to paragraph or list.
-
-    Returns:
-        the page.
+        name: what the table is called for those who do not see it.
+        caption: see :func:`render_html_table`.
+        headings: see :func:`render_html_table`.
+        cell_class: see :func:`render_html_table`.
+        cards: see :func:`render_html_table`.
     """
     headings = headings or {}
-    frame = frame.drop(columns=list(hidden))
     columns = [str(column) for column in frame.columns]
     numeric = {
         column: pd.api.types.is_numeric_dtype(frame[column]) and not pd.api.types.is_bool_dtype(frame[column])
@@ -171,17 +162,55 @@ def render_html_table(
                 + "</td>"
             )
         rows.append(f"<tr>{''.join(cells)}</tr>")
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{html.escape(name)}">\n'
+        f'<table class="sortable{" cards" if cards else ""}">\n'
+        f"<caption><span>{html.escape(caption)}</span></caption>\n<thead><tr>{head}</tr></thead>\n<tbody>\n"
+        + "\n".join(rows)
+        + "\n</tbody>\n</table>\n</div>\n"
+    )
+
+
+def render_html_table(
+    frame: pd.DataFrame,
+    title: str,
+    caption: str = "",
+    *,
+    headings: Mapping[str, str] | None = None,
+    cell_class: CellClass | None = None,
+    cards: bool = False,
+    hidden: Sequence[str] = (),
+    before: str = "",
+    first: str = "",
+    after: Mapping[str, str | Sequence[str]] | None = None,
+) -> str:
+    """Render a table as a page without external references.
+
+    Args:
+        frame: the table; its index is not shown.
+        title: title of the page.
+        caption: caption of the table: what is shown, at which scale, how many runs.
+        headings: column headings by column name, with units.
+        cell_class: gives "good", "bad", "open" or "none" to cells to be coloured (their text must say the same).
+        cards: on a narrow screen each row becomes a card, for tables with many text columns.
+        hidden: columns that are left out of the page (the CSV file has them all).
+        before: a paragraph above the table.
+        first: another table above it, made by :func:`render_table`.
+        after: sections below it: heading to paragraph or list.
+
+    Returns:
+        the page.
+    """
+    table = render_table(
+        frame.drop(columns=list(hidden)), title, caption, headings=headings, cell_class=cell_class, cards=cards
+    )
     sections = "".join(_list_or_paragraph(heading, content) for heading, content in (after or {}).items())
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{html.escape(title)}</title>\n<style>{_CSS}</style>\n</head>\n<body>\n<main>\n"
-        f"<h1>{html.escape(title)}</h1>\n{_list_or_paragraph('', before) if before else ''}"
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{html.escape(title)}">\n'
-        f'<table class="sortable{" cards" if cards else ""}">\n'
-        f"<caption><span>{html.escape(caption)}</span></caption>\n<thead><tr>{head}</tr></thead>\n<tbody>\n"
-        + "\n".join(rows)
-        + f"\n</tbody>\n</table>\n</div>\n{sections}</main>\n<script>{_JS}</script>\n</body>\n</html>\n"
+        f"<h1>{html.escape(title)}</h1>\n{_list_or_paragraph('', before) if before else ''}{first}"
+        f"{table}{sections}</main>\n<script>{_JS}</script>\n</body>\n</html>\n"
     )
 
 

@@ -19,7 +19,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, NullFormatter
-from scipy.ndimage import gaussian_filter1d
 
 from mlip_studies.artifacts import PathLike
 from mlip_studies.claims.inputs import Tables
@@ -330,6 +329,8 @@ def smoothed(values: np.ndarray, sigma: float) -> np.ndarray:
         values: shape (n_epochs,).
         sigma: standard deviation in epochs.
     """
+    from scipy.ndimage import gaussian_filter1d  # here, because it takes a quarter of a second
+
     return np.asarray(gaussian_filter1d(np.asarray(values, dtype=float), sigma))
 
 

@@ -24,6 +24,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MultipleLocator, NullFormatter, NullLocator
 
 from mlip_studies.adequacy.environments import degenerate_environments
+from mlip_studies.adequacy.potentials import entry_family
 from mlip_studies.artifacts import PathLike
 from mlip_studies.claims.adequacy_tables import DOUBLE, OK, PRECISIONS, AdequacyTables
 from mlip_studies.claims.inputs import MissingDataError
@@ -83,12 +84,11 @@ FAMILY_TITLES: Mapping[str, str] = {
 
 
 def family_of(name: str, entry: Mapping[str, Any]) -> str:
-    """Family of a potential: as configured, else by its kind or name."""
+    """Family of a potential: as configured, else by its kind; by its name where nothing is configured."""
     if entry.get("family"):
         return str(entry["family"])
-    for key, family in (("xtb", "xtb"), ("level", "dft"), ("trained", "trained")):
-        if key in entry:
-            return family
+    if entry:
+        return entry_family(entry)
     return next((each for each in ("ani", "mace", "orb", "xtb") if name.lower().startswith(each)), "trained")
 
 
@@ -200,7 +200,7 @@ class Notes:
         absent = [
             self.known[name].title if name in self.known else name
             for name in dict.fromkeys([*self.tables.missing(), *(self.context.settings.get(SETTINGS) or {})])
-            if name not in self.tables.potentials()
+            if name not in self.tables.potentials() and name not in (self.context.settings.get("cost_only") or ())
         ]
         n = len(self.shown)
         head = f"{scale_text(self.context)} · n = {n} potential{'' if n == 1 else 's'}{size}"
@@ -984,7 +984,7 @@ def _draw_surfaces(tables: AdequacyTables, context: StudyContext, output: PathLi
         n_rows = math.ceil(n / columns)
         width = min(FULL_WIDTH, 1.3 + 2.9 * columns)
         figure, grid = plt.subplots(
-            n_rows, columns, figsize=(max(width, 5.2), 2.3 + 2.55 * n_rows), squeeze=False, sharex=True, sharey=True
+            n_rows, columns, figsize=(max(width, 5.2), 2.5 + 2.75 * n_rows), squeeze=False, sharex=True, sharey=True
         )
         axes = list(grid.flat)
         if not shown:

@@ -17,12 +17,14 @@ from typing import Any
 
 import pandas as pd
 
+from mlip_studies.adequacy.analysis import largest_fall
+from mlip_studies.adequacy.scans import bond_length
 from mlip_studies.artifacts import PathLike, atomic_path, write_text
 from mlip_studies.claims.adequacy_tables import DOUBLE, OK, AdequacyTables
 from mlip_studies.claims.inputs import MissingDataError
-from mlip_studies.claims.ortiz import SURFACE, Surface, depth, largest_fall, minimum_position, points
+from mlip_studies.claims.ortiz import SURFACE, Surface, depth, minimum_position, points
 from mlip_studies.errors import InputError
-from mlip_studies.plotting.html_table import render_html_table, write_html_table
+from mlip_studies.plotting.html_table import render_html_table, render_table, write_html_table
 from mlip_studies.studies.context import StudyContext
 from mlip_studies.studies.ortiz import (
     BODY_ORDER,
@@ -77,7 +79,7 @@ def _minimum(tables: AdequacyTables, potential: str, precision: str, scan: str) 
 
 
 def _fall(tables: AdequacyTables, potential: str, precision: str, scan: str) -> float:
-    return largest_fall(*_curve(tables, potential, precision, scan))
+    return largest_fall(*_curve(tables, potential, precision, scan), bond_length(scan))
 
 
 def _depth(tables: AdequacyTables, potential: str, precision: str, scan: str) -> float:
@@ -271,10 +273,8 @@ def _tested(name: str, look: Look, precision: str, line: pd.Series) -> dict[str,
 
 
 HEADINGS: Mapping[str, str] = {
-    "potential": "potential", "family": "family", "precision": "precision", "test": "test",
-    "subject": "molecule or scan", "verdict": "verdict", "value": "value", "limit": "limit", "sense": "passes if",
-    "unit": "unit", "reason": "remark",
-    "figure": "figure", "curve": "numbers",
+    "potential": "potential", "test": "test", "subject": "molecule or scan", "verdict": "verdict", "value": "value",
+    "passes": "passes if", "reason": "remark", "figure": "figure", "curve": "numbers",
 }  # fmt: skip
 MARKS = {PASS: "good", FAIL: "bad", NOT_RUN: "none", OPEN: "open"}
 _LINK = re.compile(r'(<td class="[^"]*" data-label="(figure|numbers)"[^>]*>)([^<]+)(</td>)')
@@ -295,6 +295,42 @@ def with_links(page: str) -> str:
         return f'{start}<a href="{target}">{short}</a>{end}'
 
     return _LINK.sub(link, page)
+
+
+def _passes(row: pd.Series) -> str:
+    """When a row passes, in words with its unit; empty without a limit."""
+    if not math.isfinite(row["limit"]):
+        return ""
+    return f"{row['sense']} {row['limit']:g} {row['unit']}".strip()
+
+
+def matrix(rows: pd.DataFrame) -> pd.DataFrame:
+    """Tests against potentials: how many of a potential's tests passed, as in 2/3; empty where none was judged.
+
+    Args:
+        rows: of :func:`scorecard_rows`.
+
+    Returns:
+        column ``test``, and one for each potential with a test that was judged; last line: all tests.
+    """
+    judged = rows[rows["verdict"].isin((PASS, FAIL))]
+    judged = pd.concat([judged, judged.assign(test="all tests")])
+    titles = list(dict.fromkeys(judged["potential"]))
+    lines = []
+    for test, own in judged.groupby("test", sort=False):
+        line = {"test": test} | dict.fromkeys(titles, "")
+        for title, mine in own.groupby("potential", sort=False):
+            line[str(title)] = f"{int((mine['verdict'] == PASS).sum())}/{len(mine)}"
+        lines.append(line)
+    return pd.DataFrame(lines, columns=["test", *titles])
+
+
+def _share(column: str, text: Any) -> str | None:
+    """Colour of a cell of the matrix."""
+    if column == "test":
+        return None
+    passed, _, judged = str(text).partition("/")
+    return "good" if passed == judged else "bad" if passed == "0" else "open"
 
 
 def scorecard(tables: AdequacyTables, context: StudyContext, output: PathLike) -> None:
@@ -322,16 +358,23 @@ def scorecard(tables: AdequacyTables, context: StudyContext, output: PathLike) -
         else:
             summary.append(f"{title}: not run ({own['reason'].iloc[0]}).")
     levels = sorted({tables.level(scan) for scan in tables.scans() if tables.levels(scan)})
+    shown = frame.assign(passes=frame.apply(_passes, axis=1))
     page = render_html_table(
-        frame.drop(columns="name"),
+        shown[list(HEADINGS)],
         "Scorecard: potentials against tests of physical adequacy",
-        f"{scale_text(context)}. One row per potential and test, in the best precision of the potential. Reference: "
+        f"One row per potential and test, in the best precision of the potential. Reference: "
         f"{', '.join(levels) if levels else 'none was run'}. The thesis gives no limits: all are this project's, fixed "
         "beforehand.",
         headings=HEADINGS,
         cell_class=lambda column, value: MARKS.get(value) if column == "verdict" else None,
         cards=True,
         before="Click a heading to sort by it. Links lead to the figure and to the numbers behind it.",
+        first=render_table(
+            matrix(frame),
+            "Tests passed by each potential",
+            f"{scale_text(context)}. Tests passed of those judged: green all, yellow some, red none.",
+            cell_class=_share,
+        ),
         after={
             "Passed by potential": summary,
             "Limits": [

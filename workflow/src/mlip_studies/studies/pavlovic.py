@@ -27,7 +27,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
 
 from mlip_studies.artifacts import PathLike
 from mlip_studies.claims.run_tables import RunTables
@@ -1144,6 +1143,8 @@ def ensemble_figure(tables: RunTables, context: StudyContext) -> Drawn:
         ("energy", "energy_std_ev_per_atom", "energy_error_ev_per_atom", "meV/atom"),
         ("force", "force_std_ev_per_angstrom", "force_error_ev_per_angstrom", "meV/Å"),
     )
+    from scipy import stats  # here, because it takes half a second
+
     tidy, all_runs = [], []
     with style():
         figure, axes = plt.subplots(len(present), 2, figsize=(FULL_WIDTH, 1.3 + 2.9 * len(present)), squeeze=False)
@@ -1159,7 +1160,7 @@ def ensemble_figure(tables: RunTables, context: StudyContext) -> Drawn:
                     axis.text(0.5, 0.5, "no such predictions", transform=axis.transAxes, ha="center", color=GREY)
                     continue
                 _draw_spread(axis, both, color)
-                rank = float(spearmanr(both[:, 0], both[:, 1]).statistic) if len(both) > 2 else np.nan
+                rank = float(stats.spearmanr(both[:, 0], both[:, 1]).statistic) if len(both) > 2 else np.nan
                 factor = float(both[:, 1].mean() / both[:, 0].mean())
                 axis.set_title(
                     f"rank correlation {number(rank, 2)}\nmean |error| / mean std {number(factor, 2)}", fontsize=9,

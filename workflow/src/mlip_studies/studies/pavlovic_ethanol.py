@@ -20,7 +20,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
-from scipy import stats
 
 from mlip_studies.artifacts import PathLike
 from mlip_studies.claims.run_tables import RunTables
@@ -845,6 +844,8 @@ def survival(survived_ps: Iterable[float], dead: Iterable[bool]) -> tuple[np.nda
     Returns:
         times of a step function in ps, starting with 0, and the share alive from each of them on.
     """
+    from scipy import stats  # here, because it takes half a second
+
     time, broken = np.asarray(list(survived_ps), dtype=float), np.asarray(list(dead), dtype=bool)
     end = float(time.max())
     if not broken.any():

@@ -24,7 +24,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
-from scipy import stats
 
 from mlip_studies.artifacts import PathLike
 from mlip_studies.claims.inputs import MissingDataError
@@ -685,6 +684,8 @@ def wilson(k: int, n: int) -> tuple[float, float]:
         k: how many of them.
         n: of how many.
     """
+    from scipy import stats  # here, because it takes half a second
+
     if n == 0:
         return 0.0, 1.0
     interval = stats.binomtest(k, n).proportion_ci(method="wilson")

@@ -25,7 +25,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter
-from scipy.stats import binomtest
 
 from mlip_studies.artifacts import PathLike, atomic_path
 from mlip_studies.claims.inputs import MissingDataError, read_table
@@ -298,9 +297,11 @@ def wilson(successes: int, n: int) -> Interval:
         successes: how many.
         n: of how many.
     """
+    from scipy import stats  # here, because it takes half a second
+
     if n == 0:
         return NOTHING
-    low, high = binomtest(successes, n).proportion_ci(0.95, method="wilson")
+    low, high = stats.binomtest(successes, n).proportion_ci(0.95, method="wilson")
     return Interval(successes / n, float(low), float(high), n)
 
 
