@@ -3,14 +3,18 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-builtin-rules --no-print-directory
-.PHONY: help env demo test test-slow test-slurm lint bench verify accept-code report clean
+.PHONY: help env env-pretrained demo test test-slow test-slurm lint bench verify accept-code report clean
 
 # Read by envs/bootstrap.sh; an empty TORCH_INDEX means pip's configured index only.
 PYTHON ?= python3
-VENV ?= .venv
 LOCK ?= cpu
+ifeq ($(LOCK),pretrained)
+VENV ?= .venv-pretrained
+SCATTER ?= 0
+endif
+VENV ?= .venv
 SCATTER ?= 1
-ifeq ($(LOCK),cpu)
+ifneq ($(LOCK),gpu)
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 endif
 TORCH_INDEX ?=
@@ -44,11 +48,17 @@ config_args := scale=$(SCALE) $(if $(studies_list),'studies=[$(studies_list)]') 
 snakemake = snakemake $(TARGET) --cores $(CORES) --rerun-incomplete $(1) --config $(config_args)
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 	@echo "Settings: STUDIES=$(if $(STUDIES),$(STUDIES),all enabled) SCALE=$(SCALE) CORES=$(CORES) TARGET=$(TARGET)" \
 	  "CONFIG=\"$(CONFIG)\" LOCK=$(LOCK) VENV=$(VENV) TORCH_INDEX=$(TORCH_INDEX) SCATTER=$(SCATTER)"
 
 env: ## virtual environment with the pinned packages (all other targets make it first)
+	@bash envs/bootstrap.sh
+
+env-pretrained: LOCK := pretrained
+env-pretrained: VENV := .venv-pretrained
+env-pretrained: SCATTER := 0
+env-pretrained: ## .venv-pretrained, for published MACE and Orb; use it as make demo LOCK=pretrained
 	@bash envs/bootstrap.sh
 
 demo: env ## the enabled studies at mini scale, then report.html (STUDIES=krcelic for one)

@@ -3,10 +3,10 @@
 #
 # Settings, all optional (environment or `make env NAME=value`):
 #   PYTHON       interpreter to build from                                    (python3)
-#   VENV         where the environment goes                                   (.venv)
-#   LOCK         cpu | gpu: which envs/requirements-*.txt                     (cpu)
-#   TORCH_INDEX  index tried first for torch; empty: only pip's configured    (PyTorch's CPU wheels for LOCK=cpu)
-#   SCATTER      0: do not compile torch-scatter                              (1)
+#   VENV         where the environment goes                                   (.venv; .venv-pretrained for that lock)
+#   LOCK         cpu | gpu | pretrained: which envs/requirements-*.txt        (cpu)
+#   TORCH_INDEX  index tried first for torch; empty: only pip's configured    (PyTorch's CPU wheels, unless LOCK=gpu)
+#   SCATTER      0: do not compile torch-scatter                              (1; 0 for LOCK=pretrained)
 #   ALLOW_CUDA   1: CUDA packages are welcome although no GPU is visible      (0)
 set -euo pipefail
 
@@ -15,12 +15,19 @@ root=$PWD
 python=${PYTHON:-python3}
 lock_name=${LOCK:-cpu}
 lock=envs/requirements-$lock_name.txt
-venv=${VENV:-.venv}
-case $venv in /*) ;; *) venv=$root/$venv ;; esac
-if [ "$lock_name" = cpu ]; then
-  torch_index=${TORCH_INDEX-https://download.pytorch.org/whl/cpu}
+if [ "$lock_name" = pretrained ]; then
+  # Beside the main one, for published potentials: nothing is trained there, so nothing is compiled for speed.
+  venv=${VENV:-.venv-pretrained}
+  scatter=${SCATTER:-0}
 else
+  venv=${VENV:-.venv}
+  scatter=${SCATTER:-1}
+fi
+case $venv in /*) ;; *) venv=$root/$venv ;; esac
+if [ "$lock_name" = gpu ]; then
   torch_index=${TORCH_INDEX-}
+else
+  torch_index=${TORCH_INDEX-https://download.pytorch.org/whl/cpu}
 fi
 # An activated environment of this checkout must not become the parent of its own successor.
 PATH=${PATH//"$venv/bin:"/}
@@ -43,7 +50,7 @@ command -v "$python" >/dev/null || missing "$python" "python3 python3-venv"
   die "$python is $("$python" -V 2>&1), but Python >= 3.11 is needed: install a newer one and run make env PYTHON=python3.12"
 "$python" -c 'import venv, ensurepip' 2>/dev/null ||
   missing "Python's venv module" "$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])') python3-venv"
-[ -f "$lock" ] || die "no lock file $lock: LOCK must be cpu or gpu"
+[ -f "$lock" ] || die "no lock file $lock: LOCK must be cpu, gpu or pretrained"
 
 fingerprint() {
   { "$python" -c 'import sys; print(sys.version_info[:2])'; cat "$lock" envs/requirements-scatter.txt; } |
@@ -169,7 +176,7 @@ out = torch_scatter.scatter(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0, 1, 1
 assert out.tolist() == [1.0, 6.0], out
 '
 python_header=$("$py" -c 'import sysconfig; print(sysconfig.get_path("include") + "/Python.h")')
-if [ "${SCATTER:-1}" = 0 ]; then
+if [ "$scatter" = 0 ]; then
   say "torch-scatter: left out (SCATTER=0)"
 elif ! command -v g++ >/dev/null; then
   scatter_skipped "no C++ compiler: apt-get install g++"
@@ -180,7 +187,7 @@ else
   # Its extensions side by side and without debug information: half the time.
   printf '[build_ext]\nparallel = 2\n' >"$venv/torch-scatter.cfg"
   # FORCE_ONLY_CPU: the CPU build of torch cannot use CUDA code even where a CUDA compiler is installed.
-  FORCE_ONLY_CPU=$([ "$lock_name" = cpu ] && echo 1 || echo 0) \
+  FORCE_ONLY_CPU=$([ "$lock_name" = gpu ] && echo 0 || echo 1) \
     DIST_EXTRA_CONFIG="$venv/torch-scatter.cfg" CFLAGS="${CFLAGS:-} -g0" \
     setsid "$py" -m pip wheel --disable-pip-version-check --no-deps --no-build-isolation --no-cache-dir \
     --no-binary torch-scatter --wheel-dir "$venv/wheels" -r envs/requirements-scatter.txt >"$scatter_log" 2>&1 9>&- &

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TINY = ["seeds=[0]", "mixes=[ANI-1ccx,20k-20k]", "budget_scale=0.03"]
+TINY = ["seeds=[0]", "mixes=[ANI-1ccx,20k-20k]", "budget_scale=0.03", "reference_scans=[diatomic-h2]"]
 # All runs and verdicts of the demo, and those of its figures and tables that are looked at here: others start as many
 # processes again, and the demo itself draws them.
 SLICE = [
@@ -104,12 +104,12 @@ def checkout(tmp_path_factory):
 # frames; at full: 12 + 6 + 2 + 4 + 1 on SPICE, 5 + 6 and 8 on ethanol, with three seeds each. Long and hot dynamics:
 # four networks of four sizes, 1 by force, 8 by molecule, 2 others and 1 extended; at mini three seeds of SchNet.
 # SE(3)-Transformer: 1 first attempt, 6 (full: 10) weights, 3 rates, 1 long, 1 on ANI-1, 2 sizes, 3 read otherwise, 1
-# gradient.
+# gradient. Scans: GFN2-xTB in float64, four networks of other studies in two precisions.
 @pytest.mark.parametrize(
-    ("scale", "rows", "runs", "simulations", "stores"),
-    [("mini", 111, 42 + 36 + 18, 12 + 22 + 2, 11), ("full", 111, 132 + 84 + 66, 12 + 24 + 2, 11)],
+    ("scale", "rows", "runs", "simulations", "stores", "references"),
+    [("mini", 111, 42 + 36 + 18, 12 + 22 + 2, 11, 6), ("full", 111, 132 + 84 + 66, 12 + 24 + 2, 11, 19)],
 )
-def test_both_scales_resolve_and_count_jobs_by_kind(tmp_path, scale, rows, runs, simulations, stores):
+def test_both_scales_resolve_and_count_jobs_by_kind(tmp_path, scale, rows, runs, simulations, stores, references):
     folder = copy_checkout(tmp_path)
     counts = planned(folder, config=[f"scale={scale}"])
     assert counts["train"] == rows
@@ -118,6 +118,7 @@ def test_both_scales_resolve_and_count_jobs_by_kind(tmp_path, scale, rows, runs,
     assert counts["store"] == stores
     assert counts["spot_check"] == 17
     assert (counts["train_nbody"], counts["transfer_test"], counts["curl"]) == (2, 8, 2)
+    assert (counts["run_scans"], counts["symmetry_report"], counts["reference_curve"]) == (9, 9, references)
     assert counts["total"] == sum(counts.values()) - counts["total"]
 
 
@@ -225,6 +226,39 @@ def test_tiny_slice_of_the_se3_transformer_makes_all_products(checkout):
     assert len(tested) == 96 and {row["seed"] for row in tested} == {"0"}
     verdicts = json.loads((out / "verdicts.json").read_text())
     assert len(verdicts["claims"]) >= 30
+
+
+def test_tiny_slice_of_physical_adequacy_makes_all_products(checkout):
+    out = checkout / "results" / "mini" / "ortiz"
+    for name in ("fig7-diatomics", "fig8-bonds", "fig12-momentum", "fig14-cyclobutadiene", "fig1-cost"):
+        assert all((out / "figures" / f"{name}{suffix}").exists() for suffix in (".png", ".svg", ".csv"))
+    # What cannot be run is a row with its reason.
+    potentials = {row["name"]: row for row in read_csv(out / "tables" / "potentials.csv")}
+    assert len(potentials) == 13
+    ran = {name for name, row in potentials.items() if row["ran"] == "yes"}
+    assert ran == {"xtb", "gemnet_q", "schnet", "so3krates", "se3"}
+    assert all(row["reason"] for name, row in potentials.items() if name not in {*ran, "pbe0"})
+    # The DFT of two hydrogen atoms far from each other is that of two atoms, and the restricted one is not.
+    (*_, last) = read_csv(out / "reference" / "diatomic-h2" / "pbe0-def2-svp.csv")
+    assert abs(float(last["relative_energy_ev"])) < 0.01
+    assert float(last["restricted_relative_energy_ev"]) > 1.0
+    # Every point has a status: networks of these elements know no cobalt.
+    for precision in ("float64", "float32"):
+        cosan = read_csv(out / "curves" / "schnet" / precision / "cosan.csv")
+        assert {row["status"] for row in cosan} == {"unsupported"}
+        water = read_csv(out / "curves" / "schnet" / precision / "rotation-water.csv")
+        energies = [float(row["energy_ev"]) for row in water]
+        assert max(energies) - min(energies) < {"float64": 1e-9, "float32": 1e-4}[precision]
+    score = read_csv(out / "tables" / "scorecard.csv")
+    assert {row["verdict"] for row in score} >= {"pass", "fail", "not run"}
+    # A head of forces of its own is no gradient, whatever it has learnt.
+    (direct,) = (
+        row for row in score
+        if row["name"] == "se3" and row["test"] == "forces against −ΔE/ΔR" and row["verdict"] != "not run"
+    )  # fmt: skip
+    assert direct["verdict"] == "fail"
+    verdicts = json.loads((out / "verdicts.json").read_text())
+    assert len(verdicts["claims"]) >= 60
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

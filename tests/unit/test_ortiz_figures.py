@@ -468,8 +468,8 @@ def test_scorecard_judges_links_and_gives_reasons(tables: AdequacyTables, tmp_pa
     reasons = frame.loc[(frame["verdict"] == "not run"), "reason"]
     assert reasons.notna().all()
     page = (tmp_path / "scorecard.html").read_text(encoding="utf-8")
-    assert '<a href="../figures/fig7-diatomics.png">fig7-diatomics</a>' in page
-    assert '<a href="../curves/ani2x/float64/water-hoh.csv">CSV</a>' in page
+    assert '<a class="file" href="../figures/fig7-diatomics.png">fig7-diatomics</a>' in page
+    assert '<a class="file" href="../curves/ani2x/float64/water-hoh.csv">CSV</a>' in page
     assert 'class="sortable cards"' in page
     assert {f"{name}.png" for name in PRODUCTS} >= set(frame["figure"].dropna())
 

@@ -599,6 +599,12 @@ def unavailable(entry: Mapping[str, Any]) -> str | None:
         return "no weights at hand; name their folder by the key 'weights' of config/config.yaml"
     from mlip_studies.models import pretrained
 
+    if not entry.get("sha256"):
+        path = Path(entry["path"])
+        if not path.is_file():
+            return f"{path}: not found"
+        found = pretrained.weights_sha256(family, path)
+        return f"{path}: its sha256 is not in config/pretrained.yaml; write {found} there if you trust your copy"
     spec = _pretrained_spec(entry)
     reason = pretrained.unavailable(spec)
     if reason is not None:

@@ -77,6 +77,10 @@ document.querySelectorAll("table.sortable").forEach(function (table) {
     });
   });
 });
+// Inside a report the files beside the page are not there.
+if (location.protocol === "data:" || location.protocol === "blob:" || location.protocol === "about:") {
+  document.querySelectorAll("a.file").forEach(function (link) { link.removeAttribute("href"); });
+}
 """
 
 

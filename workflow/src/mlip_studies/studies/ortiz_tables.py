@@ -292,7 +292,7 @@ def with_links(page: str) -> str:
         start, column, text, end = match.groups()
         target = html.escape(_FOLDERS[column] + html.unescape(text))
         short = text.removesuffix(".png") if column == "figure" else "CSV"
-        return f'{start}<a href="{target}">{short}</a>{end}'
+        return f'{start}<a class="file" href="{target}">{short}</a>{end}'
 
     return _LINK.sub(link, page)
 
