@@ -117,7 +117,7 @@ pip_or_die() {
 }
 pin() { grep -m1 -E "^$1==" "$lock"; }
 
-say "making $venv from $lock (about 1.9 GB on disk; log: $log)"
+say "making $venv from $lock (about 2.5 GB on disk; log: $log)"
 "$python" -m venv "$venv" || die "$python -m venv failed: apt-get install python3-venv"
 # A current pip, because older ones download whole wheels for a dry run.
 pip_or_die "pip and setuptools" "$(pin pip)" "$(pin setuptools)"

@@ -98,16 +98,26 @@ def test_locks_are_complete_pins_and_agree():
     assert not check_resolution.cuda_packages(cpu)
 
 
-def test_every_dependency_of_the_project_is_in_the_lock():
+def test_lock_for_published_potentials_departs_from_the_cpu_lock_only_where_it_must():
+    cpu, pretrained = _lock("cpu"), _lock("pretrained")
+    assert set(cpu) <= set(pretrained)
+    different = {name for name, version in cpu.items() if pretrained[name] != version}
+    assert different == {"e3nn", "filelock", "huggingface-hub", "python-dateutil", "rich"}
+    assert pretrained["e3nn"] == "0.4.4"
+    assert not check_resolution.cuda_packages(pretrained)
+
+
+@pytest.mark.parametrize(("name", "extras"), [("cpu", ["test"]), ("pretrained", ["test", "pretrained"])])
+def test_every_dependency_of_the_project_is_in_the_lock(name, extras):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = project["dependencies"] + project["optional-dependencies"]["test"]
+    wanted = project["dependencies"] + [item for extra in extras for item in project["optional-dependencies"][extra]]
     names = {check_resolution.normalize(re.split(r"[<>=]", item)[0]) for item in wanted}
-    assert names <= set(_lock("cpu"))
+    assert names <= set(_lock(name))
 
 
 @pytest.mark.parametrize("name", ["core", "dft", "pretrained"])
 def test_conda_environments_follow_the_lock(name):
-    lock = _lock("cpu")
+    lock = _lock("pretrained" if name == "pretrained" else "cpu")
     content = yaml.safe_load((ROOT / "envs" / f"{name}.yaml").read_text())
     pins = []
     for item in content["dependencies"]:
@@ -116,8 +126,7 @@ def test_conda_environments_follow_the_lock(name):
     for pin in pins:
         match = re.fullmatch(r"([A-Za-z0-9-]+) ?==?([0-9.]+)", pin)
         package = match and match[1].replace("matplotlib-base", "matplotlib")
-        # e3nn is what the pretrained environment exists for.
-        if match and package in lock and (name, package) != ("pretrained", "e3nn"):
+        if match and package in lock:
             assert f"{lock[package]}.".startswith(f"{match[2]}."), pin
             checked += 1
     assert checked >= 5
@@ -126,7 +135,8 @@ def test_conda_environments_follow_the_lock(name):
 def _bootstrap(tmp_path: Path, **settings: str) -> subprocess.CompletedProcess[str]:
     """Run the script in a copy that has the locks but no package, so that nothing real can be touched."""
     (tmp_path / "envs").mkdir()
-    for name in ("bootstrap.sh", "check_resolution.py", "requirements-cpu.txt", "requirements-scatter.txt"):
+    locks = ("requirements-cpu.txt", "requirements-pretrained.txt", "requirements-scatter.txt")
+    for name in ("bootstrap.sh", "check_resolution.py", *locks):
         shutil.copy(ROOT / "envs" / name, tmp_path / "envs")
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     environment = {**os.environ, "VENV": ".venv", "PYTHON": sys.executable, "LOCK": "cpu", **settings}
@@ -143,7 +153,7 @@ def _one_error_line(result: subprocess.CompletedProcess[str]) -> str:
 
 
 def test_unknown_lock_is_one_line(tmp_path):
-    assert "LOCK must be cpu or gpu" in _one_error_line(_bootstrap(tmp_path, LOCK="tpu"))
+    assert "LOCK must be cpu, gpu or pretrained" in _one_error_line(_bootstrap(tmp_path, LOCK="tpu"))
 
 
 def test_missing_interpreter_names_the_package(tmp_path):
@@ -166,6 +176,32 @@ def test_a_folder_that_is_no_environment_is_left_alone(tmp_path):
     (precious / "keep.txt").write_text("keep")
     assert "not a virtual environment" in _one_error_line(_bootstrap(tmp_path, VENV=str(precious)))
     assert (precious / "keep.txt").read_text() == "keep"
+
+
+def test_published_potentials_have_an_environment_of_their_own(tmp_path):
+    # A file in its place stops the script before anything is made, and shows where it would have been.
+    (tmp_path / ".venv-pretrained").touch()
+    assert f"{tmp_path}/.venv-pretrained exists" in _one_error_line(_bootstrap(tmp_path, LOCK="pretrained", VENV=""))
+
+
+@pytest.mark.parametrize(
+    ("words", "settings"),
+    [
+        (
+            "LOCK=pretrained",
+            "LOCK=pretrained VENV=.venv-pretrained TORCH_INDEX=https://download.pytorch.org/whl/cpu SCATTER=0",
+        ),
+        ("LOCK=pretrained VENV=other", "LOCK=pretrained VENV=other"),
+        ("LOCK=cpu", "LOCK=cpu VENV=.venv TORCH_INDEX=https://download.pytorch.org/whl/cpu SCATTER=1"),
+        ("LOCK=gpu", "LOCK=gpu VENV=.venv TORCH_INDEX= SCATTER=1"),
+    ],
+)
+def test_settings_that_follow_from_the_lock(words, settings):
+    # These may come from a `make test` around this one.
+    own = ("LOCK", "VENV", "SCATTER", "TORCH_INDEX", "MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES")
+    environment = {name: value for name, value in os.environ.items() if name not in own}
+    result = subprocess.run(["make", "help", *words.split()], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert settings in result.stdout, result.stderr
 
 
 def test_run_records_of_the_slurm_test(tmp_path):

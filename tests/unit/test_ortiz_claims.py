@@ -344,7 +344,8 @@ def test_reference_with_columns_of_states(claims: ClaimSet, tmp_path: Path) -> N
 def write_symmetry(root: Path, name: str, rows: list[tuple[str, float, float]]) -> AdequacyTables:
     path = root / "symmetry" / name / "float64.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
-    frame = pd.DataFrame(rows, columns=["test", "value", "limit"]).assign(molecule="water", unit="eV", sense="below")
+    frame = pd.DataFrame(rows, columns=["test", "value", "limit"]).assign(unit="eV", sense="below")
+    frame["molecule"] = "CH4, equal distances and angles"
     frame.to_csv(path, index=False)
     return AdequacyTables.from_paths(root.rglob("*.csv"))
 
@@ -355,7 +356,11 @@ def test_adequate_means_no_law_is_broken(claims: ClaimSet, tmp_path: Path) -> No
     for name in ("orb_v2", "orb_d3_v2"):
         tables = write_symmetry(tmp_path, name, bad)
     for name in ("ani1x", "ani1ccx", "ani2x"):
-        tables = write_symmetry(tmp_path, name, good)
+        tables = write_symmetry(tmp_path, name, [*good, ("body_order_central", 0.0, 1e-6)])
+    # A pair that distances alone cannot tell apart is another matter: angles see the difference.
+    path = tmp_path / "symmetry" / "ani2x" / "float64.csv"
+    path.write_text(path.read_text() + 'body_order_central,1.3,1e-6,eV,below,"H2O, equal distances"\n')
+    assert verdict(claims, "environments-carbon-ani", tables, "mini") == Verdict.REPRODUCED
     assert verdict(claims, "adequate-ani", tables, "mini") == Verdict.REPRODUCED
     assert verdict(claims, "adequate-orb", tables, "mini") == Verdict.REPRODUCED
     assert [one.mean for one in ortiz.broken_laws(tables, ["orb_v2"])] == [2.0]

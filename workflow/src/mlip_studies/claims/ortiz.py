@@ -480,14 +480,20 @@ def surface_oblong(tables: AdequacyTables, potentials: Sequence[str]) -> list[Es
 
 
 def symmetry_value(
-    tables: AdequacyTables, potentials: Sequence[str], test: str, which: str = "largest", precision: str = ""
+    tables: AdequacyTables,
+    potentials: Sequence[str],
+    test: str,
+    which: str = "largest",
+    precision: str = "",
+    molecules: str = "",
 ) -> list[Estimate]:
-    """Value of a symmetry test, largest or smallest over molecules, by potential."""
+    """Value of a symmetry test, largest or smallest over molecules (those whose names contain a text), by potential."""
     values = {}
     for name in potentials:
         potential = tables.find(name)
         table = tables.symmetry(potential, precision or tables.precisions(potential)[0])
-        own = table.loc[table["test"] == test, "value"].astype(float).dropna()
+        named = table["molecule"].astype(str).str.contains(molecules, regex=False)
+        own = table.loc[(table["test"] == test) & named, "value"].astype(float).dropna()
         if own.empty:
             raise MissingDataError(f"{potential}: test {test} was not run")
         values[potential] = float(own.max() if which == "largest" else own.min())
