@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from mlip_studies.models.compat import allow_e3nn_tables
+
+allow_e3nn_tables()  # for the e3nn of the `pretrained` environment, before a test imports it
+
 ROOT = Path(__file__).parents[1]
 
 

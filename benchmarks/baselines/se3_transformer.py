@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mlip_studies.graph.batch import GraphBatch
+from mlip_studies.models.compat import wigner_3j
 from mlip_studies.models.se3_transformer import Attention, Convolution, EdgeMessages, SE3Transformer, n_kernels
 
 
@@ -26,7 +27,7 @@ class PlainSE3Transformer(nn.Module):
         if model.cutoff is not None or not model.direct_forces:
             raise ValueError("the plain formulation has direct forces and no cutoff")
         self.symbols = {
-            (out, into, order): o3.wigner_3j(order, into, out, dtype=torch.float64)
+            (out, into, order): wigner_3j(order, into, out)
             for out, into in model.network.basis.pairs
             for order in range(abs(out - into), out + into + 1)
         }

@@ -41,8 +41,10 @@ def runnable(entry):
     """Whether a potential's weights and package are at hand, as far as can be seen without opening it."""
     if "trained" in entry:
         return entry["trained"]["study"] in PROJECT.studies
-    if "pretrained" in entry and not (entry.get("path") and entry.get("sha256")):
-        return False
+    if "pretrained" in entry:
+        path = entry.get("path")
+        if not (path and entry.get("sha256") and Path(path).is_file()):
+            return False
     kind = entry.get("kind") or ("xtb" if "xtb" in entry else "level")
     return importlib.util.find_spec(PACKAGES[kind]) is not None
 

@@ -10,8 +10,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
+from typing import Any
 
 import torch
+from torch import Tensor
 
 _FORCE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
@@ -19,6 +22,35 @@ _FORCE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 def allow_e3nn_tables() -> None:
     """Let e3nn 0.4.4 read its tables; harmless for newer versions. Call it before e3nn is imported."""
     torch.serialization.add_safe_globals([slice])
+
+
+def e3nn_o3() -> Any:
+    """e3nn.o3, in the version that MACE holds too."""
+    allow_e3nn_tables()
+    from e3nn import o3
+
+    return o3
+
+
+#: degrees, in ascending order, whose symbols have the other sign in the tables of e3nn 0.4.4; complete up to degree 6
+_OTHER_SIGN = {
+    *((1, degree, degree) for degree in range(2, 7)),
+    (3, 4, 6),
+    (4, 4, 5),
+    (4, 5, 6),
+    (5, 5, 5),
+    (5, 6, 6),
+}
+
+
+def wigner_3j(first: int, second: int, third: int) -> Tensor:
+    """e3nn's symbol with the signs of e3nn since 0.5, so that a model computes the same with either version."""
+    symbol = e3nn_o3().wigner_3j(first, second, third, dtype=torch.float64)
+    if version("e3nn").startswith("0.4.") and max(first, second, third) > 6:
+        raise NotImplementedError("with e3nn 0.4, symbols of degrees above 6 have signs that were not compared")
+    if version("e3nn").startswith("0.4.") and tuple(sorted((first, second, third))) in _OTHER_SIGN:
+        return -symbol
+    return symbol
 
 
 @contextmanager

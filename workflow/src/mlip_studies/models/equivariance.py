@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mlip_studies.graph.batch import GraphBatch
 from mlip_studies.models.base import AtomisticModel
+from mlip_studies.models.compat import e3nn_o3
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def rotate_feature(model: AtomisticModel, name: str, values: Tensor, rotation: N
     irreps = model.irreps.get(name)
     if irreps is None:
         return values
-    from e3nn import o3
+    o3 = e3nn_o3()
 
     axes = list(model.irreps_axes)
     permuted = torch.as_tensor(rotation[np.ix_(axes, axes)])
@@ -62,7 +63,7 @@ def _wigner(irreps: object, rotation: Tensor) -> Tensor:
 
     Made from harmonics of fixed points, D Y(x) = Y(R x), since e3nn's own matrices carry single-precision noise.
     """
-    from e3nn import o3
+    o3 = e3nn_o3()
 
     points = torch.as_tensor(np.random.default_rng(7).normal(size=(60, 3)))
     blocks = []

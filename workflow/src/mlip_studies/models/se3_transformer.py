@@ -32,7 +32,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from e3nn import o3
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
@@ -42,9 +41,12 @@ from mlip_studies.errors import InputError
 from mlip_studies.graph.batch import GraphBatch
 from mlip_studies.graph.scatter import gather, scatter_sum
 from mlip_studies.models.base import AtomisticModel
+from mlip_studies.models.compat import e3nn_o3, wigner_3j
 from mlip_studies.models.layers.cutoffs import CUTOFFS
 from mlip_studies.models.layers.radial import FixedTensors
 from mlip_studies.models.memory import available_bytes, in_words
+
+o3 = e3nn_o3()
 
 STYLES = ("original", "nvidia")
 SELF_INTERACTIONS = ("1x1", "attentive")
@@ -212,7 +214,7 @@ class BasisKernels(FixedTensors):
         for out, into in self.pairs:
             block = torch.zeros(n_harmonics, 2 * out + 1, n_kernels(into, out), 2 * into + 1, dtype=torch.float64)
             for index, order in enumerate(range(abs(out - into), out + into + 1)):
-                symbol = o3.wigner_3j(order, into, out, dtype=torch.float64)
+                symbol = wigner_3j(order, into, out)
                 block[order**2 : (order + 1) ** 2, :, index, :] = symbol.permute(0, 2, 1)
             blocks.append(block.reshape(n_harmonics, -1))
             self.sizes.append(blocks[-1].shape[1])

@@ -24,18 +24,20 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from e3nn import o3
 from torch import Tensor, nn
 
 from mlip_studies.errors import InputError
 from mlip_studies.graph.batch import GraphBatch
 from mlip_studies.graph.scatter import gather
 from mlip_studies.models.base import AtomisticModel
+from mlip_studies.models.compat import e3nn_o3
 from mlip_studies.models.layers.activations import silu
 from mlip_studies.models.layers.cutoffs import cutoff_function as cutoff_by_name
 from mlip_studies.models.layers.pair_attention import attend, attention_scores
 from mlip_studies.models.layers.radial import FixedTensors
 from mlip_studies.models.layers.radial import radial_basis as radial_basis_by_name
+
+o3 = e3nn_o3()
 
 LAYER_NORMS = ("pre", "post")
 RESIDUAL_MLPS = ("2023", "plain")
