@@ -19,7 +19,6 @@ rule fetch:
         runtime=720,
     params:
         file=lambda wildcards: DOWNLOADS[wildcards.file],
-        mirror=PROJECT.settings.get("mirror"),
     script:
         "../scripts/fetch.py"
 

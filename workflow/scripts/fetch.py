@@ -14,5 +14,6 @@ terminal = sys.stderr
 with job(snakemake.log[0]):
     from mlip_studies.data.download import Display, fetch
 
+    # From the configuration, no parameter: another mirror is no reason to fetch a file again.
     with Display(terminal) as display:
-        fetch(snakemake.params.file, Path(snakemake.output[0]), snakemake.params.mirror, display=display)
+        fetch(snakemake.params.file, Path(snakemake.output[0]), snakemake.config.get("mirror"), display=display)
