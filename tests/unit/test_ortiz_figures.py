@@ -497,3 +497,16 @@ def test_potentials_say_what_ran_and_why_not(tables: AdequacyTables, tmp_path: P
 def test_many_elements_are_counted() -> None:
     assert ortiz_tables._elements(range(1, 90)) == "89 elements, H to Ac"
     assert ortiz_tables._elements(None) == ""
+
+
+def test_what_is_only_timed_is_not_judged(tables: AdequacyTables, tmp_path: Path) -> None:
+    settings = {
+        "potentials": {**POTENTIALS, "pbe0": {"level": "pbe0/def2-svp", "title": "PBE0"}},
+        "cost_only": ["pbe0"],
+    }
+    context = StudyContext("mini", CLAIMS, settings=settings)
+    ortiz_tables.scorecard(tables, context, tmp_path / "scorecard.html")
+    assert "pbe0" not in set(pd.read_csv(tmp_path / "scorecard.csv")["name"])
+    ortiz_tables.potentials(tables, context, tmp_path / "potentials.html")
+    rows = pd.read_csv(tmp_path / "potentials.csv", keep_default_na=False).set_index("name")
+    assert rows.loc["pbe0", "reason"].startswith("timed only")

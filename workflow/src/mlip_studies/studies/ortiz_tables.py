@@ -213,7 +213,10 @@ def scorecard_rows(tables: AdequacyTables, context: StudyContext) -> Iterator[di
     """
     known = looks(tables, context)
     missing = tables.missing()
+    timed = context.settings.get("cost_only") or ()
     for name in dict.fromkeys([*known, *missing]):
+        if name in timed and name not in tables.potentials():
+            continue
         look = known.get(name) or Look(name, "", "black", "x", "-")
         if name not in tables.potentials():
             reason = missing.get(name, "not among the results that were asked for")
@@ -412,6 +415,8 @@ def potential_rows(tables: AdequacyTables, context: StudyContext) -> Iterator[di
     """
     known, missing, described = looks(tables, context), tables.missing(), tables.descriptions()
     entries: Mapping[str, Any] = context.settings.get("potentials") or {}
+    only_timed = context.settings.get("cost_only") or ()
+    timed, not_asked = "timed only: it is what others are compared with", "not among the results that were asked for"
     for name in dict.fromkeys([*known, *described, *missing]):
         about = {**(entries.get(name) or {}), **described.get(name, {})}
         family = known[name].family if name in known else str(about.get("family", ""))
@@ -423,7 +428,7 @@ def potential_rows(tables: AdequacyTables, context: StudyContext) -> Iterator[di
             "title": about.get("title", known[name].title if name in known else name),
             "family": FAMILY_TITLES.get(family, family),
             "ran": "yes" if was_run else "no",
-            "reason": "" if was_run else missing.get(name, "not among the results that were asked for"),
+            "reason": "" if was_run else missing.get(name, timed if name in only_timed else not_asked),
             "precision": ", ".join(map(str, precisions)),
             "cutoff": float(about["cutoff"]) if about.get("cutoff") else math.nan,
             "elements": _elements(about.get("elements")),
