@@ -25,6 +25,7 @@ SLICE = [
             "spice_mini", "qm7x_mini", "comp6_mini", "md17_ethanol_mini", "ani1x_mini",
         )),
         "data/spice_mini/self_energies.json",
+        *(f"data/qm7x_mini/splits/{name}.npz" for name in ("stocker", "stocker_molecules", "stocker_high_energy")),
         *(f"data/tables/{name}.html" for name in ("table3.1", "overview")),
         *(f"models/tables/{name}.html" for name in ("parameters", "equivariance")),
         "models/figures/gemnet-singularities.png",
