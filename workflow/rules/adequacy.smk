@@ -174,6 +174,7 @@ rule analyse_scans:
         f"{LOGS}/analyse_scans.log",
     benchmark:
         f"{BENCHMARKS}/analyse_scans.jsonl"
+    priority: 100
     localrule: True
     conda:
         "../../envs/core.yaml"
@@ -211,6 +212,7 @@ for key, product in ADEQUACY.PRODUCTS.items():
             f"{LOGS}/ortiz/{key}.log",
         benchmark:
             f"{BENCHMARKS}/draw/ortiz-{key}.jsonl"
+        priority: 100
         localrule: True
         conda:
             "../../envs/core.yaml"

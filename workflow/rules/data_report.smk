@@ -75,6 +75,7 @@ for rule_name, key in data_products(per_dataset=True):
             f"{LOGS}/{rule_name}/{{dataset}}.log",
         benchmark:
             f"{BENCHMARKS}/draw/{rule_name}-{{dataset}}.jsonl"
+        priority: 100
         localrule: True
         conda:
             "../../envs/core.yaml"
@@ -113,6 +114,7 @@ for rule_name, key in data_products(per_dataset=False):
             f"{LOGS}/{rule_name}.log",
         benchmark:
             f"{BENCHMARKS}/draw/{rule_name}.jsonl"
+        priority: 100
         localrule: True
         conda:
             "../../envs/core.yaml"

@@ -89,6 +89,7 @@ for key in MODEL_PRODUCTS:
             f"{LOGS}/models/{key}.log",
         benchmark:
             f"{BENCHMARKS}/draw/models-{key}.jsonl"
+        priority: 100
         localrule: True
         conda:
             "../../envs/core.yaml"

@@ -31,6 +31,8 @@ for study, module in PRODUCT_MODULES.items():
                 f"{LOGS}/{study}/{key}.log",
             benchmark:
                 f"{BENCHMARKS}/draw/{study}-{key}.jsonl"
+            # First what is short: Snakemake looks up the inputs of all that is ready whenever a job ends.
+            priority: 100
             localrule: True
             conda:
                 "../../envs/core.yaml"

@@ -56,6 +56,7 @@ for kind, suffix, others in (
                 f"{LOGS}/{alias_name}.log",
             benchmark:
                 f"{BENCHMARKS}/draw/{alias_name}.jsonl"
+            priority: 100
             localrule: True
             conda:
                 "../../../envs/core.yaml"

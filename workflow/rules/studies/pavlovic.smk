@@ -26,6 +26,7 @@ rule pavlovic_outliers_3d:
         f"{LOGS}/pavlovic/outliers-3d.log",
     benchmark:
         f"{BENCHMARKS}/draw/pavlovic-outliers-3d.jsonl"
+    priority: 100
     localrule: True
     conda:
         "../../../envs/core.yaml"
