@@ -226,3 +226,17 @@ def test_recomputed_function_keeps_only_its_inputs():
         n_recomputed = len(kept)
         function(x)
     assert n_recomputed == 1 and len(kept) - n_recomputed == 20
+
+
+def test_signs_of_symbols_are_those_of_the_newer_e3nn(monkeypatch):
+    from mlip_studies.models import compat
+
+    for degrees, sign in (((1, 2, 2), -1.0), ((5, 4, 4), -1.0), ((1, 1, 2), 1.0), ((1, 1, 1), 1.0)):
+        plain = compat.e3nn_o3().wigner_3j(*degrees, dtype=torch.float64)
+        monkeypatch.setattr(compat, "version", lambda _: "0.4.4")
+        assert torch.equal(compat.wigner_3j(*degrees), sign * plain)
+        monkeypatch.setattr(compat, "version", lambda _: "0.6.0")
+        assert torch.equal(compat.wigner_3j(*degrees), plain)
+    monkeypatch.setattr(compat, "version", lambda _: "0.4.4")
+    with pytest.raises(InputError, match=r"degree 7 with e3nn 0\.4\.4: expected at most 6"):
+        compat.wigner_3j(1, 7, 7)

@@ -23,8 +23,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlip_studies.adequacy.scans import Scan, read_scan
+from mlip_studies.adequacy.structures import net_force, net_torque
 from mlip_studies.artifacts import PathLike, atomic_path, require, sha256_of, write_text
 from mlip_studies.dft import open_shell as calculation
 from mlip_studies.dft.atoms import ground_state_spin
@@ -44,7 +45,7 @@ from mlip_studies.dft.run import build_molecule
 from mlip_studies.elements import symbol
 from mlip_studies.errors import InputError
 from mlip_studies.runtime.options import check, did_you_mean, read_options
-from mlip_studies.runtime.state import JobState, Requeue, StopRequest
+from mlip_studies.runtime.state import JobState, Requeue, StopRequest, disk_errors
 from mlip_studies.units import HARTREE_TO_EV
 
 FloatArray = NDArray[np.float64]
@@ -384,7 +385,7 @@ def reference_curve(
     label = f"{scan.name} at {level}"
     output = Path(output)
     with (
-        _disk_errors(output),
+        disk_errors(output.parent),
         JobState(Path(state_root), content) as state,
         StopRequest() as stop,
         closing(_Shard(state.folder / SHARD, config)) as shard,
@@ -604,7 +605,11 @@ def _write(
         # Those of a congruent molecule belong to other directions and another order of the atoms.
         if found is not None and config.forces and source == point:
             force = np.array(states[found]["forces"]) * HARTREE_TO_EV
-            line |= _force_sums(structure.atomic_numbers, structure.positions, force)
+            line |= {
+                "net_force_ev_per_angstrom": net_force(force),
+                "net_torque_ev": net_torque(structure, force),
+                "max_force": float(np.linalg.norm(force, axis=1).max()),
+            }
         forces.append(force)
         lines.append(line)
     table = pd.DataFrame(lines)
@@ -641,33 +646,6 @@ def _zero(energy: FloatArray, reference: str) -> float:
     if not np.isfinite(energy).any():
         return math.nan
     return float(energy[0]) if reference == "first" else float(np.nanmin(energy))
-
-
-def _force_sums(numbers: IntArray, positions: FloatArray, forces: FloatArray) -> dict[str, float]:
-    """Norms of the sums of forces and of torques about the centre of mass, and the largest force."""
-    from ase.data import atomic_masses
-
-    masses = atomic_masses[numbers]
-    arms = positions - masses @ positions / masses.sum()
-    return {
-        "net_force_ev_per_angstrom": float(np.linalg.norm(forces.sum(axis=0))),
-        "net_torque_ev": float(np.linalg.norm(np.cross(arms, forces).sum(axis=0))),
-        "max_force": float(np.linalg.norm(forces, axis=1).max()),
-    }
-
-
-@contextmanager
-def _disk_errors(output: Path) -> Iterator[None]:
-    """One line where a file cannot be written; the state stays."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
-            raise
-        raise InputError(
-            f"{output.parent}: cannot write ({error.strerror or error}); make room on the disk and run again, what was "
-            "saved is kept"
-        ) from error
 
 
 def describe(summary: Mapping[str, Any]) -> str:

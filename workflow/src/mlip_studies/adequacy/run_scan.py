@@ -25,26 +25,12 @@ from numpy.typing import NDArray
 
 from mlip_studies.adequacy.potentials import Evaluation, Evaluator, open_evaluator
 from mlip_studies.adequacy.scans import Scan, read_scan
-from mlip_studies.adequacy.structures import Structure
+from mlip_studies.adequacy.structures import Structure, net_force, net_torque
 from mlip_studies.artifacts import PathLike, atomic_path, write_text
 from mlip_studies.errors import InputError
 
 FloatArray = NDArray[np.float64]
 REFERENCES = ("minimum", "atoms", "first")
-
-
-def net_force(forces: FloatArray) -> float:
-    """Norm of the sum of forces (n_atoms, 3), eV/Å."""
-    return float(np.linalg.norm(forces.sum(axis=0)))
-
-
-def net_torque(structure: Structure, forces: FloatArray) -> float:
-    """Norm of the sum of r x F about the centre of mass, eV, of forces (n_atoms, 3), eV/Å."""
-    from ase.data import atomic_masses
-
-    masses = atomic_masses[structure.atomic_numbers]
-    arms = structure.positions - masses @ structure.positions / masses.sum()
-    return float(np.linalg.norm(np.cross(arms, forces).sum(axis=0)))
 
 
 def isolated_atoms(evaluator: Evaluator, structure: Structure) -> tuple[float, str]:

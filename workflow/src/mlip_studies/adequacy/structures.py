@@ -63,3 +63,17 @@ class Structure:
     def moved(self, positions: NDArray[np.float64], name: str | None = None) -> Structure:
         """The same molecule at other positions (n_atoms, 3), Å."""
         return Structure(self.atomic_numbers, positions, name or self.name, self.charge, self.multiplicity)
+
+
+def net_force(forces: NDArray[np.float64]) -> float:
+    """Norm of the sum of forces (n_atoms, 3), eV/Å."""
+    return float(np.linalg.norm(forces.sum(axis=0)))
+
+
+def net_torque(structure: Structure, forces: NDArray[np.float64]) -> float:
+    """Norm of the sum of r x F about the centre of mass, eV, of forces (n_atoms, 3), eV/Å."""
+    from ase.data import atomic_masses
+
+    masses = atomic_masses[structure.atomic_numbers]
+    arms = structure.positions - masses @ structure.positions / masses.sum()
+    return float(np.linalg.norm(np.cross(arms, forces).sum(axis=0)))

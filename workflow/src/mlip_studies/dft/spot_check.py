@@ -32,8 +32,8 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ from mlip_studies.dft.run import build_molecule, gpu_available
 from mlip_studies.elements import formula, number, symbol
 from mlip_studies.errors import InputError
 from mlip_studies.runtime.options import check, did_you_mean, read_options
-from mlip_studies.runtime.state import JobState, Requeue, StopRequest
+from mlip_studies.runtime.state import JobState, Requeue, StopRequest, disk_errors
 from mlip_studies.units import HARTREE_TO_EV
 
 #: what the workers call
@@ -448,7 +448,7 @@ def run_spot_checks(
     content = {"config": {**settings, "backend": backend}, "frames": frames.digest(), "code": code}
     label = f"spot checks at {config.level}"
     with (
-        _disk_errors(outputs),
+        disk_errors(outputs.labels_csv.parent),
         JobState(Path(state_root), content) as state,
         StopRequest() as stop,
         closing(_Rows(state.folder / SHARD, config)) as rows,
@@ -637,20 +637,6 @@ def _costs(table: Any) -> list[dict[str, Any]]:
         }
         for n_atoms, part in table.groupby("n_atoms")
     ]
-
-
-@contextmanager
-def _disk_errors(outputs: SpotCheckOutputs) -> Iterator[None]:
-    """One line where a file cannot be written; the state stays."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
-            raise
-        raise InputError(
-            f"{outputs.labels_csv.parent}: cannot write ({error.strerror or error}); make room on the disk and run "
-            "again, what was saved is kept"
-        ) from error
 
 
 def describe(summary: Mapping[str, Any]) -> str:

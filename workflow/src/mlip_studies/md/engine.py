@@ -36,14 +36,12 @@ CPU. A configuration looks like this; paths are relative to the working director
 from __future__ import annotations
 
 import argparse
-import errno
 import hashlib
 import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +67,7 @@ from mlip_studies.md.start import Molecule, read_start
 from mlip_studies.md.trajectory import Segments, write_trajectory
 from mlip_studies.models.calculators.graphs import as_dtype
 from mlip_studies.models.checks import check_molecule
-from mlip_studies.runtime.state import JobState, Requeue, StopRequest
+from mlip_studies.runtime.state import JobState, Requeue, StopRequest, disk_errors
 from mlip_studies.training.checkpoint import Checkpoints, describe_model
 from mlip_studies.training.device import choose_device, environment
 
@@ -379,7 +377,7 @@ def _run(config: MDConfig, outputs: MDOutputs, state_root: Path, device: torch.d
     }
     trajectories, start, temperature = build_trajectories(molecules, config.temperature_k, config.replicas)
     dynamics = Dynamics(network, trajectories, temperature, config.timestep_fs, config.stability)
-    with _disk_errors(outputs), JobState(state_root, content) as state, StopRequest() as stop:
+    with disk_errors(outputs.summary.parent), JobState(state_root, content) as state, StopRequest() as stop:
         if state.started_fresh_because_changed:
             print("the configuration, potential or code changed since the saved state: starting anew", flush=True)
         run = _Run(config, dynamics, state, start)
@@ -609,20 +607,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-@contextmanager
-def _disk_errors(outputs: MDOutputs) -> Iterator[None]:
-    """One line where a file cannot be written; the state stays."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
-            raise
-        raise InputError(
-            f"{outputs.summary.parent}: cannot write ({error.strerror or error}); make room on the disk and run again, "
-            "what was saved is kept"
-        ) from error
 
 
 def main_md(arguments: Sequence[str] | None = None) -> int:

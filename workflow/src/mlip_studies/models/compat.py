@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mlip_studies.errors import InputError
+
 _FORCE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
 
@@ -44,11 +46,20 @@ _OTHER_SIGN = {
 
 
 def wigner_3j(first: int, second: int, third: int) -> Tensor:
-    """e3nn's symbol with the signs of e3nn since 0.5, so that a model computes the same with either version."""
+    """e3nn's symbol with the signs of e3nn 0.6, so that a model computes the same with 0.4.4, which MACE holds.
+
+    Raises:
+        InputError: a degree above 6 with e3nn 0.4.
+    """
+    degrees = tuple(sorted((first, second, third)))
+    old = version("e3nn").startswith("0.4.")
+    if old and degrees[-1] > 6:
+        raise InputError(
+            f"degree {degrees[-1]} with e3nn {version('e3nn')}: expected at most 6, whose signs are known; use "
+            "an environment with a newer e3nn"
+        )
     symbol = e3nn_o3().wigner_3j(first, second, third, dtype=torch.float64)
-    if version("e3nn").startswith("0.4.") and max(first, second, third) > 6:
-        raise NotImplementedError("with e3nn 0.4, symbols of degrees above 6 have signs that were not compared")
-    if version("e3nn").startswith("0.4.") and tuple(sorted((first, second, third))) in _OTHER_SIGN:
+    if old and degrees in _OTHER_SIGN:
         return -symbol
     return symbol
 

@@ -7,6 +7,7 @@ first one lives; one on another host waits until the heartbeat is old (the job w
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -35,6 +36,27 @@ REQUEUE_STATUS = 75
 def fingerprint(content: dict[str, Any]) -> str:
     """Short hash of everything that a state depends on."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def disk_errors(folder: Path, kept: str = "what was saved is kept") -> Iterator[None]:
+    """One line where a job's outputs cannot be written; its state stays.
+
+    Args:
+        folder: of the outputs.
+        kept: what the next run goes on from, in words.
+
+    Raises:
+        InputError: no room, a quota, a limit on file sizes, or a file system that is read-only.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+            raise
+        raise InputError(
+            f"{folder}: cannot write ({error.strerror or error}); make room on the disk and run again, {kept}"
+        ) from error
 
 
 class Requeue(SystemExit):

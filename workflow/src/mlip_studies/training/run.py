@@ -19,13 +19,12 @@ from __future__ import annotations
 
 import argparse
 import csv
-import errno
 import importlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,7 @@ from mlip_studies.graph.batch import RaggedDataset
 from mlip_studies.models.potential import Potential
 from mlip_studies.models.registry import build_model
 from mlip_studies.runtime.options import read_options
-from mlip_studies.runtime.state import JobState
+from mlip_studies.runtime.state import JobState, disk_errors
 from mlip_studies.training.config import TrainingConfig
 from mlip_studies.training.data import DTYPES, EnergyReference, build_dataset, fit_reference
 from mlip_studies.training.device import choose_device, environment, launch_fabric
@@ -270,7 +269,11 @@ def run_training(
         "processes": fabric.world_size,
     }
     holder = JobState(Path(state_root), content) if is_first else nullcontext(None)
-    with _disk_errors(outputs), Store(config.store, verify=False) as store, holder as state:
+    with (
+        disk_errors(outputs.run.parent, "the finished training is kept"),
+        Store(config.store, verify=False) as store,
+        holder as state,
+    ):
         if state is not None and state.started_fresh_because_changed:
             print("the configuration, data or code changed since the saved state: training from the start", flush=True)
         rows = split_rows(config, store)
@@ -501,20 +504,6 @@ def _copy_metrics(metrics: MetricsLog, path: Path) -> None:
     content = metrics.path.read_bytes()[: metrics.position] if metrics.path.exists() else b""
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
-
-
-@contextmanager
-def _disk_errors(outputs: RunOutputs) -> Iterator[None]:
-    """One line where an output cannot be written; the training's state stays."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
-            raise
-        raise InputError(
-            f"{outputs.run.parent}: cannot write ({error.strerror or error}); make room on the disk and run again, the "
-            "finished training is kept"
-        ) from error
 
 
 def main_train(arguments: Sequence[str] | None = None) -> int:
