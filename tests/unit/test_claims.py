@@ -18,7 +18,6 @@ from mlip_studies.claims.inputs import COLUMNS, MissingDataError, Tables
 from mlip_studies.claims.schema import Claim, ClaimSet, load_claims, numbers_in
 from mlip_studies.claims.verdicts import Estimate, Verdict, combine, estimate, half_width, judge, judge_difference
 from mlip_studies.errors import InputError
-from mlip_studies.studies.krcelic import FIGURES, TABLES
 
 REPO = Path(__file__).resolve().parents[2]
 CLAIMS_PATH = REPO / "config" / "claims" / "krcelic.yaml"
@@ -226,6 +225,16 @@ def test_wrong_files_give_one_line(tmp_path: Path) -> None:
         claims_of(tmp_path, {}, {})
     with pytest.raises(InputError, match="unknown key 'finding'; did you mean 'findings'"):
         load_claims(claim_file(tmp_path, {}, finding=[]))
+    finding = {"id": "gap", "place": "Table 1", "kind": "gap", "finding": "No spread.", "evidence": "Missing: seeds."}
+    for wrong, message in (
+        ([{**finding, "kind": "typo"}], r"`findings\.0\.kind` 'typo' is not one of"),
+        ([{key: value for key, value in finding.items() if key != "evidence"}], "missing key 'evidence'"),
+        ([{**finding, "evidence": ""}], r"findings\.0\.evidence"),
+        ([finding, finding], "findings `gap` occurs twice; ids must be unique"),
+    ):
+        with pytest.raises(InputError, match=message) as caught:
+            load_claims(claim_file(tmp_path, {}, findings=wrong))
+        assert "\n" not in str(caught.value)
     missing = yaml.safe_load(claim_file(tmp_path, {}).read_text())
     del missing["claims"][0]["reason"]
     (tmp_path / "claims.yaml").write_text(yaml.safe_dump(missing))
@@ -249,6 +258,7 @@ def test_numbers_are_found_as_a_text_writes_them() -> None:
     assert numbers_in("$\\beta = 0.999$ i $F = 132$, $l = [1, 2, 3]$, 100 000 i 1.5.") == [
         "0.999", "132", "1", "2", "3", "100000", "1.5",
     ]  # fmt: skip
+    assert numbers_in("20k ANI-1ccx and 160k ANI-1x rows, type-0, -338") == ["20", "160", "0", "338"]
 
 
 def test_coverage_lists_every_number(tmp_path: Path) -> None:
@@ -348,12 +358,13 @@ def test_sizes_of_a_mix_at_full_scale(tmp_path: Path) -> None:
     assert verdict(runs.assign(n_val_low=9999)) is Verdict.CONTRADICTED
 
 
-def test_every_claim_has_a_metric_and_a_target() -> None:
-    claims = load_claims(CLAIMS_PATH)
-    outcomes = evaluate(claims, krcelic.METRICS, Tables({}), "mini")
-    assert {outcome.verdict for outcome in outcomes} == {Verdict.NOT_RUN}
-    for claim in claims.claims.values():
-        assert claim.figure in {*FIGURES, *TABLES}, claim.id
+@pytest.mark.parametrize(("more", "verdict"), [(0.1, Verdict.REPRODUCED), (0.3, Verdict.CONTRADICTED)])
+def test_more_high_fidelity_rows_at_equal_low_ones(tmp_path: Path, more: float, verdict: Verdict) -> None:
+    spread = [0.99, 1.0, 1.01]
+    levels = {f"{low}k_{high}k": [(0.2 if high == 20 else more) * one for one in spread]
+              for low in (20, 80, 160) for high in (20, 60)}  # fmt: skip
+    outcomes = evaluate(load_claims(CLAIMS_PATH), krcelic.METRICS, tables_of(tmp_path, runs_table(**levels)), "full")
+    assert next(one.verdict for one in outcomes if one.claim.id == "more-high-same-low") is verdict
 
 
 def test_the_thesis_ratios_agree_with_its_table() -> None:
@@ -365,6 +376,23 @@ def test_the_thesis_ratios_agree_with_its_table() -> None:
             low, high = sizes["training low"], sizes["training high"]
             got = (low + high) / 20000 if claim_id == "size-ratio-20k" else low / high
             assert got == pytest.approx(stated, abs=claim.tolerance), (claim_id, part)
+
+
+def test_arithmetic_of_the_findings() -> None:
+    claims = load_claims(CLAIMS_PATH)
+    evidence = {item["id"]: item["evidence"] for item in claims.findings}
+    stated = {
+        key: claims.claims[key].numbers()[""] for key in ("rows-low", "rows-high", "test-error-max", "test-error-min")
+    }
+    assert f"a ratio of {stated['rows-low'] / stated['rows-high']:.1f}" in evidence["ratio-of-the-data-sets"]
+    # A mean squared error of 0.025 eV², for 25 meV.
+    roots = [1000 * math.sqrt(stated[f"test-error-{end}"] / 1000) for end in ("max", "min")]
+    assert f"{roots[0]:.0f} and {roots[1]:.0f} meV" in evidence["unit-of-the-test-loss"]
+    assert (
+        f"25 over 12 is {stated['test-error-max'] / stated['test-error-min']:.1f}" in evidence["inversely-proportional"]
+    )
+    rows = [claims.claims[f"table3.1-{mix}-20k"].numbers()["training low"] for mix in ("20k", "160k")]
+    assert f"160k over 20k is {rows[1] / rows[0]:g}" in evidence["inversely-proportional"]
 
 
 # --- the table
@@ -434,6 +462,15 @@ def test_translations_and_our_predictions_are_marked_and_counted_apart(tmp_path:
     assert "1 claim of A thesis: 1 reproduced. 1 prediction of this project: 1 reproduced." in page
     content = json.loads((tmp_path / "verdicts.json").read_text())
     assert content["counts"]["reproduced"] == content["counts_of_our_predictions"]["reproduced"] == 1
+
+
+def test_findings_stand_in_the_table_with_their_evidence(tmp_path: Path) -> None:
+    finding = {"id": "gap", "place": "Table 1", "kind": "gap", "finding": "No spread.", "evidence": "Missing: seeds."}
+    claims = load_claims(claim_file(tmp_path, {}, findings=[finding]))
+    outcomes = evaluate(claims, {"constant": lambda tables: [estimate("x", [10.0, 10.1])]}, Tables({}), "full")
+    table.write(claims, outcomes, tmp_path / "verdicts.html")
+    assert "Table 1 (gap): No spread. Evidence: Missing: seeds." in (tmp_path / "verdicts.html").read_text()
+    assert json.loads((tmp_path / "verdicts.json").read_text())["findings"] == [finding]
 
 
 def test_claim_is_frozen() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import yaml
 
 from mlip_studies.artifacts import write_text
 from mlip_studies.claims import hedelius
-from mlip_studies.claims.evaluate import evaluate, evaluate_study, study_claims
+from mlip_studies.claims.evaluate import evaluate_study
 from mlip_studies.claims.inputs import MissingDataError
 from mlip_studies.claims.run_tables import RunTables
 from mlip_studies.claims.schema import ClaimSet, load_claims, numbers_in
@@ -27,7 +26,7 @@ from mlip_studies.run_names import parse_run_name
 from mlip_studies.studies.context import StudyContext
 from mlip_studies.studies.hedelius_products import PRODUCTS
 from mlip_studies.studies.runs import expand_runs
-from mlip_studies.units import EV_TO_KCAL_PER_MOL
+from mlip_studies.units import EV_TO_KCAL_PER_MOL, HARTREE_TO_EV
 
 REPO = Path(__file__).resolve().parents[2]
 CLAIMS_PATH = REPO / "config" / "claims" / "hedelius.yaml"
@@ -49,15 +48,6 @@ def claims() -> ClaimSet:
 
 
 # --- the claim file
-
-
-def test_every_claim_has_a_metric_that_takes_its_arguments_and_a_target(claims: ClaimSet) -> None:
-    for scale in ("mini", "full"):
-        outcomes = evaluate(claims, hedelius.METRICS, RunTables(), scale)
-        assert {outcome.verdict for outcome in outcomes} == {Verdict.NOT_RUN}
-    assert {claim.figure for claim in claims.claims.values()} <= set(PRODUCTS)
-    assert {claim.metric for claim in claims.claims.values()} == set(hedelius.METRICS)
-    assert study_claims("hedelius").METRICS is hedelius.METRICS
 
 
 def test_at_mini_only_predictions_and_what_needs_no_data_are_judged(claims: ClaimSet) -> None:
@@ -142,54 +132,6 @@ def test_figures_find_the_numbers_that_they_draw(claims: ClaimSet) -> None:
         assert context.claim(claim_id).is_comparison
 
 
-def test_every_stated_number_is_covered_and_agrees(claims: ClaimSet) -> None:
-    covered: set[str] = set()
-    for entry in claims.coverage:
-        for number, what in entry["numbers"].items():
-            for claim_id in what.get("claims", ()):
-                covered.add(claim_id)
-                claim = claims.claims[claim_id]
-                assert not claim.is_ours, claim_id
-                if claim.kind == "value":
-                    assert [abs(one) for one in claim.numbers().values()] == [float(number)], claim_id
-            if "background" in what:
-                assert claims.background[what["background"]].value == float(number), number
-    for claim in claims.claims.values():
-        if claim.kind == "value" and not claim.is_ours:
-            assert claim.id in covered, claim.id
-
-
-def plain(text: str, start: str) -> str:
-    """The thesis from a heading to its bibliography without markup: powers of ten written out, cells between bars."""
-    text = text[text.index(start) : text.index("# Bibliography")]
-    text = re.sub(r"\$\$.*?\$\$", " ", text, flags=re.DOTALL).replace("\t", " | ")
-    text = text.replace("$1.19 \\times 10^{-7}$", "0.000000119")
-    text = re.sub(r"\$10\^\{-(\d)\}\$", lambda match: f"{10.0 ** -int(match[1]):.{match[1]}f}", text)
-    text = text.replace("\\AA", "Å").replace("\\cdot", " ")
-    text = re.sub(r"\\text\{\s*([^}]*?)\s*\}", r" \1 ", text)
-    text = re.sub(r"kcal\s+mol\s+\^\{-1\}", "kcal/mol", text)
-    text = re.sub(r"kcal/mol\s+Å\s+\^\{-1\}", "kcal/mol/Å", text)
-    text = re.sub(r"(?<=\d),(?=\d{3})", " ", text.replace("$", " "))
-    return re.sub(r" (?=[.,;])", "", " ".join(text.split()))
-
-
-def test_the_coverage_is_that_of_the_thesis(claims: ClaimSet, papers_folder: Path) -> None:
-    """Against the thesis, where its text is at hand: every number, as often as it occurs, and every quotation."""
-    path = papers_folder / "hedelius-se3-transformer.txt"
-    thesis = path.read_text(encoding="utf-8")
-    text, quoted = plain(thesis, "# Chapter 3"), plain(thesis, "## 2.4 Challenges")
-    for entry in claims.coverage:
-        assert entry["text"] in text, entry["text"]
-    for claim in claims.claims.values():
-        assert not claim.quoted or claim.sentence in quoted, claim.id
-
-    def numbers(passage: str) -> list[str]:
-        places = r"(?:Figure|Fig\.|Table|chapter|# Chapter) \d(?:\.\d)?|#+ \d\.\d"
-        return numbers_in(re.sub(rf"{places}|{NAMES}", " ", passage))
-
-    assert Counter(numbers(text)) == Counter(number for entry in claims.coverage for number in numbers(entry["text"]))
-
-
 def test_arithmetic_of_the_findings(claims: ClaimSet) -> None:
     text = {item["id"]: item["finding"] for item in claims.findings}
     values = {key: item.value for key, item in claims.background.items()}
@@ -206,6 +148,8 @@ def test_arithmetic_of_the_findings(claims: ClaimSet) -> None:
     # It starts at the largest displacement and passes zero upwards after three quarters of a period.
     assert len(x) * step == pytest.approx(0.75 * 2 * math.pi * math.sqrt(2), rel=0.01)
     assert "twice the mass" in text["verlet-half"]
+    spread = claims.claims["table31-ani1x-without-std"].numbers()[""] * HARTREE_TO_EV * EV_TO_KCAL_PER_MOL
+    assert claims.claims["energies-learnt"].stated_interval()[1] == pytest.approx(spread, abs=0.05)
     stated = {key: claims.claims[f"table31-{key}"].numbers()[""] for key in ("ani1-std", "ani1-without-std")}
     assert 100 * (1 - stated["ani1-without-std"] / stated["ani1-std"]) > 99
 
@@ -638,7 +582,7 @@ def results(folder: Path, right: bool) -> list[Path]:
     paths = [
         run_table(folder, FIRST, seeds(100, 2), seeds(4, 90), test=1.1 if right else 0.9),
         run_table(folder, BASIC, seeds(3.2, 9), seeds(4.1, 12), test=1.1 if right else 0.9),
-        run_table(folder, LONG, seeds(3.2, 9), seeds(4.1, 12), test=1.1 if right else 0.9),
+        run_table(folder, LONG, seeds(3.2, 90), seeds(4.1, 12), test=1.1 if right else 0.9),
         run_table(folder, BASIC.replace("0.001", "0.0001"), seeds(5, 3), seeds(6, 3)),
         run_table(folder, BASIC.replace("0.001", "0.00001"), seeds(7, 3), seeds(8, 3)),
         run_table(folder, named("wider"), seeds(3.4, 8), seeds(4.4, 11), n=100),

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
 import re
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ import pytest
 
 from mlip_studies.claims import ortiz
 from mlip_studies.claims.adequacy_tables import AdequacyTables
-from mlip_studies.claims.evaluate import evaluate, study_claims
+from mlip_studies.claims.evaluate import evaluate
 from mlip_studies.claims.inputs import MissingDataError
 from mlip_studies.claims.schema import ClaimSet, load_claims, numbers_in
 from mlip_studies.claims.verdicts import Verdict
@@ -43,15 +41,6 @@ def claims() -> ClaimSet:
 
 
 # --- the claim file
-
-
-def test_every_claim_has_a_metric_that_takes_its_arguments_and_a_target(claims: ClaimSet) -> None:
-    for scale in ("mini", "full"):
-        outcomes = evaluate(claims, ortiz.METRICS, AdequacyTables(), scale)
-        assert {outcome.verdict for outcome in outcomes} == {Verdict.NOT_RUN}
-    assert {claim.figure for claim in claims.claims.values()} <= set(PRODUCTS)
-    assert {claim.metric for claim in claims.claims.values()} == set(ortiz.METRICS)
-    assert study_claims("ortiz").METRICS is ortiz.METRICS
 
 
 def test_predictions_are_marked_as_ours(claims: ClaimSet) -> None:
@@ -97,50 +86,6 @@ def test_figures_find_the_numbers_that_they_draw(claims: ClaimSet) -> None:
     for claim_id, number in single.items():
         assert context.paper(claim_id) == {"": number}, claim_id
     assert context.paper("cyclobutadiene-mace-off-minimum") == {"short": 1.331, "long": 1.571}
-
-
-def test_every_stated_number_is_covered_and_agrees(claims: ClaimSet) -> None:
-    covered: set[str] = set()
-    for entry in claims.coverage:
-        for number, what in entry["numbers"].items():
-            for claim_id in what.get("claims", ()):
-                covered.add(claim_id)
-                claim = claims.claims[claim_id]
-                assert not claim.is_ours, claim_id
-                if claim.kind == "value":
-                    assert list(claim.numbers().values()) == [float(number)], claim_id
-            if "background" in what:
-                assert claims.background[what["background"]].value == float(number), number
-    assert {"rotation-orb", "cyclobutadiene-square", "cyclobutadiene-bias-orb", "interaction-end-ani"} < covered
-
-
-def plain(text: str) -> str:
-    """The thesis without markup."""
-    text = text.replace("$^{-1}$", "⁻¹").replace("*", "")
-    text = re.sub(r"\$\\sim\s*", "~ ", text)
-    text = text.replace(r"(360 - \alpha)^\circ", "(360 − α)°").replace(r"\alpha^\circ", "α°").replace(r"^\circ", "°")
-    return " ".join(text.replace("$", "").replace("NNP s", "NNPs").split())
-
-
-def test_the_coverage_is_that_of_the_thesis(claims: ClaimSet) -> None:
-    """Against the thesis, where its text is at hand: every number, as often as it occurs, and every quotation."""
-    folder = os.environ.get("MLIP_STUDIES_PAPERS")
-    path = Path(folder or "") / "ortiz-physical-adequacy.txt"
-    if not folder or not path.is_file():
-        pytest.skip("MLIP_STUDIES_PAPERS is not set: the thesis's text is not at hand")
-    thesis = path.read_text(encoding="utf-8")
-    everything = plain(thesis)
-    text = plain(thesis[thesis.index("\n5 Interpreting the models") : thesis.index("\n6 Conclusions")])
-    for entry in claims.coverage:
-        assert entry["text"] in text, entry["text"]
-    for claim in claims.claims.values():
-        assert not claim.quoted or claim.sentence in everything, claim.id
-        assert not claim.original or claim.original in everything, claim.id
-
-    def numbers(passage: str) -> Counter[str]:
-        return Counter(numbers_in(re.sub(NAMES, " ", passage)))
-
-    assert numbers(text) == sum((numbers(entry["text"]) for entry in claims.coverage), Counter())
 
 
 def test_arithmetic_of_the_findings(claims: ClaimSet) -> None:
@@ -307,9 +252,16 @@ def test_invariance_is_that_of_float64(claims: ClaimSet, tmp_path: Path) -> None
 def test_orb_is_judged_in_float32(claims: ClaimSet, tmp_path: Path) -> None:
     x = np.linspace(0, 360, 181)
     curves = {
-        (name, "rotation-water"): frame_of(x, 5e-3 * np.sin(np.radians(2 * x))) for name in ("orb_v2", "orb_d3_v2")
+        (name, scan): frame_of(x, half * np.sin(np.radians(2 * x)))
+        for name in ("orb_v2", "orb_d3_v2")
+        for scan, half in (("rotation-water", 5e-3), ("rotation-cyclobutadiene", 0.02))
     }
-    assert verdict(claims, "rotation-orb", tables_of(tmp_path, curves, "float32")) == Verdict.REPRODUCED
+    tables = tables_of(tmp_path, curves, "float32")
+    assert verdict(claims, "rotation-orb", tables) == Verdict.REPRODUCED
+    assert verdict(claims, "rotation-orb-cyclobutadiene", tables) == Verdict.REPRODUCED
+    small = {key: curves[key[0], "rotation-water"] for key in curves}
+    tables = tables_of(tmp_path / "small", small, "float32")
+    assert verdict(claims, "rotation-orb-cyclobutadiene", tables) == Verdict.CONTRADICTED
 
 
 def test_rotamers_of_cosan(claims: ClaimSet, tmp_path: Path) -> None:
@@ -323,6 +275,38 @@ def test_rotamers_of_cosan(claims: ClaimSet, tmp_path: Path) -> None:
     tables = tables_of(tmp_path / "b", flipped)
     assert verdict(claims, "cosan-c-lowest-mace", tables) == Verdict.CONTRADICTED
     assert verdict(claims, "cosan-scale-orb", tables) == Verdict.REPRODUCED
+
+
+def test_minima_of_cosan_rise_with_overlap(claims: ClaimSet, tmp_path: Path) -> None:
+    x = np.linspace(0, 360, 181)
+    wells = 0.15 * (1 - np.cos(np.radians(5 * (x - 180))))
+    for slope, expected in ((0.05, Verdict.REPRODUCED), (-0.05, Verdict.CONTRADICTED)):
+        energy = wells + slope * (1 + np.cos(np.radians(x)))
+        tables = tables_of(tmp_path / str(slope), {("mace_mp_medium", "cosan"): frame_of(x, energy)})
+        assert verdict(claims, "cosan-overlap-mace", tables) == expected
+    # Minima at 180, 108 and 252, 36 and 324 degrees: two steps, of these energies.
+    first, second = ortiz.minima_rise(tables, ["mace_mp"], "cosan", 180.0, 36.0)
+    levels = [-0.05 * (1 + math.cos(math.radians(angle))) for angle in (180, 108, 36)]
+    assert [first.mean, second.mean] == pytest.approx(np.diff(levels), abs=2e-3)
+    one = {("mace_mp_medium", "cosan"): frame_of(x, 1 + np.cos(np.radians(x)))}
+    assert verdict(claims, "cosan-overlap-mace", tables_of(tmp_path / "one", one)) == Verdict.NOT_RUN
+
+
+def test_torsions_of_ethane_are_symmetric_or_not(claims: ClaimSet, tmp_path: Path) -> None:
+    families = {"ani": ("ani1x", "ani1ccx", "ani2x"), "mace": ("mace_mp", "mace_off"), "orb": ("orb_v2", "orb_d3_v2")}
+    for residual, right in ((1e-7, {"ani", "mace"}), (0.01, {"orb"})):
+        rows = [
+            {"potential": name, "precision": "float64", "scan": "dihedral-ethane", "metric": "symmetry_residual_ev",
+             "value": residual, "unit": "eV"}
+            for names in families.values() for name in names
+        ]  # fmt: skip
+        path = tmp_path / str(residual) / "analysis.csv"
+        path.parent.mkdir()
+        pd.DataFrame(rows).to_csv(path, index=False)
+        tables = AdequacyTables.from_paths([path])
+        for family in families:
+            expected = Verdict.REPRODUCED if family in right else Verdict.CONTRADICTED
+            assert verdict(claims, f"ethane-mirror-{family}", tables, "mini") == expected, family
 
 
 def test_reference_with_columns_of_states(claims: ClaimSet, tmp_path: Path) -> None:

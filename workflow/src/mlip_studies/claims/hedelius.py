@@ -474,8 +474,8 @@ def nbody_errors(tables: RunTables, network: str, quantity: str) -> FloatArray:
     values = {"x": x, "v": v, "both": 0.5 * (x + v)}[quantity].astype(np.float64)
     if runs[network].get("config", {}).get("windows") == "first":
         trajectory, values = trajectory[start == 0], values[start == 0]
-    means = pd.Series(values).groupby(trajectory).mean()
-    return means.to_numpy(dtype=np.float64)
+    means: FloatArray = pd.Series(values).groupby(trajectory).mean().to_numpy(dtype=np.float64)
+    return means
 
 
 def nbody_mse(tables: RunTables, network: str, quantity: str) -> list[Estimate]:

@@ -76,7 +76,12 @@ def points(frame: pd.DataFrame, column: str = "relative_energy_ev") -> tuple[Flo
 
 
 def minimum_position(x: FloatArray, energy: FloatArray) -> float:
-    """Place of the lowest minimum, between the points by a parabola through the lowest and its neighbours."""
+    """Place of the lowest minimum, between the points by a parabola through the lowest and its neighbours.
+
+    Args:
+        x: coordinate, shape (n,), Å or degrees.
+        energy: shape (n,), eV.
+    """
     at = int(np.argmin(energy))
     if at in (0, len(x) - 1):
         return float(x[at])
@@ -85,7 +90,7 @@ def minimum_position(x: FloatArray, energy: FloatArray) -> float:
 
 
 def depth(x: FloatArray, energy: FloatArray) -> float:
-    """Energy at the largest coordinate above the lowest energy."""
+    """Energy (n,), eV, at the largest coordinate x (n,) above the lowest energy."""
     del x
     return float(energy[-1] - energy.min())
 
@@ -94,9 +99,9 @@ def extrema(energy: FloatArray, periodic: bool, prominence: float = PROMINENCE) 
     """Places of minima and maxima that are at least so high against their surroundings.
 
     Args:
-        energy: shape (n,); of a full turn if periodic, where a repeated last point is left out.
+        energy: shape (n,), eV; of a full turn if periodic, where a repeated last point is left out.
         periodic: whether the ends are neighbours; otherwise they are no extrema.
-        prominence: in the unit of the energy.
+        prominence: in eV.
 
     Returns:
         indices of the minima and of the maxima.
@@ -120,12 +125,18 @@ def extrema(energy: FloatArray, periodic: bool, prominence: float = PROMINENCE) 
 
 
 def is_turn(x: FloatArray) -> bool:
-    """Whether a coordinate is a full turn of 360 degrees."""
+    """Whether a coordinate, shape (n,), is a full turn of 360 degrees."""
     return bool(x[-1] - x[0] > 350.0)
 
 
 def end_of_interaction(x: FloatArray, energy: FloatArray, zero: float = ZERO) -> float:
-    """Smallest coordinate from which on the energy is zero to within a bound; infinite if it is not zero at the end."""
+    """Smallest coordinate from which on the energy is zero to within a bound; infinite if it is not zero at the end.
+
+    Args:
+        x: coordinate, shape (n,), Å.
+        energy: shape (n,), eV.
+        zero: the bound, eV.
+    """
     above = np.flatnonzero(np.abs(energy) > zero)
     if not len(above):
         return float(x[0])
@@ -133,7 +144,7 @@ def end_of_interaction(x: FloatArray, energy: FloatArray, zero: float = ZERO) ->
 
 
 def nearest(x: FloatArray, energy: FloatArray, value: float, within: float) -> float:
-    """Energy at the point nearest to a coordinate.
+    """Energy (n,), eV, at the point of the coordinate x (n,) nearest to a value.
 
     Raises:
         MissingDataError: none is that near.
@@ -408,6 +419,36 @@ def lowest_at(tables: AdequacyTables, potentials: Sequence[str], scan: str, plac
     return _all(_each(tables, potentials, [scan], distance)[scan].to_dict())
 
 
+def minima_rise(
+    tables: AdequacyTables, potentials: Sequence[str], scan: str, place: float, apart: float
+) -> list[Estimate]:
+    """Energies of the minima of a turn by distance from a place, each less that of the next smaller distance (eV).
+
+    Args:
+        tables: the results.
+        potentials: names in the claim file.
+        scan: name of a scan over 360 degrees.
+        place: angle of the rotamer that is claimed to be the lowest, degrees.
+        apart: minima whose distances from it differ by less are of one kind, and their mean counts, degrees.
+
+    Raises:
+        MissingDataError: a potential has minima of fewer than two kinds.
+    """
+    values = {}
+    for name in potentials:
+        potential = tables.find(name)
+        x, energy = points(tables.best_curve(potential, scan))
+        lows = extrema(energy, is_turn(x))[0]
+        away = np.abs((x[lows] - place + 180.0) % 360.0 - 180.0)
+        order = np.argsort(away)
+        kinds = np.split(energy[lows][order], np.flatnonzero(np.diff(away[order]) >= apart) + 1)
+        if len(kinds) < 2:
+            raise MissingDataError(f"{potential}, {scan}: fewer than two kinds of minima")
+        for number, step in enumerate(np.diff([kind.mean() for kind in kinds]), start=1):
+            values[f"{potential}: {number + 1} − {number}"] = float(step)
+    return _all(values)
+
+
 def range_order(tables: AdequacyTables, larger: str, smaller: str, scan: str, factor: float) -> list[Estimate]:
     """Range of energies along a scan of one potential less a factor times that of another (eV)."""
     found = _each(tables, [larger, smaller], [scan], lambda x, energy: float(np.ptp(energy)))[scan]
@@ -514,7 +555,7 @@ def broken_laws(tables: AdequacyTables, potentials: Sequence[str]) -> list[Estim
 
 
 def cost_exponent(n_atoms: FloatArray, seconds: FloatArray) -> float:
-    """Slope of log time against log size over the larger half of the sizes, where overhead matters least."""
+    """Slope of log time (n,) against log size (n,) over the larger half of sizes, where overhead matters least."""
     order = np.argsort(n_atoms)
     keep = order[-max(3, (len(order) + 1) // 2) :]
     if len(np.unique(n_atoms[keep])) < 2:
@@ -585,7 +626,7 @@ METRICS: Mapping[str, Metric] = {
     for function in (
         minimum_error, dissociation_fall, depth_error, bump, interaction_end, energy_at_end, number_of_minima,
         linear_over_bent, linear_ratio, barrier_ratio, barrier_to_reference, energy_spread, precision_gain,
-        net_of_forces, residual_place, distinct_minima, lowest_at, range_order, analysed, surface_minimum,
+        net_of_forces, residual_place, distinct_minima, lowest_at, minima_rise, range_order, analysed, surface_minimum,
         surface_square, surface_twins, surface_bias, surface_oblong, symmetry_value, broken_laws, scaling_exponent,
         cost_order, symmetry_breaking,
     )

@@ -20,10 +20,9 @@ from mlip_studies.artifacts import PathLike
 from mlip_studies.errors import InputError
 
 SCHEMA_PATH = Path(__file__).resolve().parents[3] / "schemas" / "claims.schema.yaml"
-INEQUALITIES = ("<", "<=", ">", ">=")
-# Numbers as a text writes them: thousands apart by spaces; not those in names (MD17) or in references ([7]).
+# Numbers as a text writes them: thousands apart by spaces; not those in names (MD17, ANI-1x) or in references ([7]).
 _NUMBER = re.compile(r"(?<![\w.])(?:\d{1,3}(?: \d{3})+|\d+)(?:\.\d+)?")
-_REFERENCE = re.compile(r"\[\d+\]")
+_NO_NUMBER = re.compile(r"\[\d+\]|\b[A-Z]+-\d+[a-z]+\b")
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ class ClaimSet:
         study: name of the study.
         source: the paper.
         claims: by id, in the file's order.
-        findings: contradictions, gaps and ambiguities inside the paper: id, place, finding.
+        findings: contradictions, gaps and ambiguities inside the paper: id, place, kind, finding, evidence.
         excluded: numbers of the results text that are no claims: text, reason.
         background: quoted numbers by id.
         coverage: passages of the results text with numbers: place, text, numbers.
@@ -166,7 +165,7 @@ def numbers_in(text: str) -> list[str]:
     Args:
         text: a passage; references like [7] and digits inside names do not count.
     """
-    return [number.replace(" ", "") for number in _NUMBER.findall(_REFERENCE.sub(" ", text))]
+    return [number.replace(" ", "") for number in _NUMBER.findall(_NO_NUMBER.sub(" ", text))]
 
 
 def _one_line(error: ValidationError, path: Path, content: Any) -> str:
@@ -224,13 +223,17 @@ def load_claims(path: PathLike, schema_path: PathLike = SCHEMA_PATH) -> ClaimSet
         if entry["id"] in background or entry["id"] in claims:
             raise InputError(f"{path}: background `{entry['id']}` occurs twice; ids must be unique")
         background[entry["id"]] = Background(**entry)
+    findings = tuple(content.get("findings", ()))
+    for finding_id, n in Counter(finding["id"] for finding in findings).items():
+        if n > 1:
+            raise InputError(f"{path}: findings `{finding_id}` occurs twice; ids must be unique")
     coverage = tuple(content.get("coverage", ()))
     _check_coverage(coverage, claims, background, path)
     return ClaimSet(
         content["study"],
         content["source"],
         MappingProxyType(claims),
-        tuple(content.get("findings", ())),
+        findings,
         tuple(content.get("excluded", ())),
         MappingProxyType(background),
         coverage,

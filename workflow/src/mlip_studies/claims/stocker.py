@@ -256,6 +256,23 @@ def similarity(tables: RunTables, quantity: str, sizes: Sequence[str], networks:
     return found
 
 
+def similarity_grows(
+    tables: RunTables, quantity: str, small: Sequence[str], large: Sequence[str], networks: Sequence[str]
+) -> list[Estimate]:
+    """Relative difference of two networks' errors, mean of the small sizes minus mean of the large, paired by seed."""
+    both = _together(
+        {
+            f"{size} {name}": by_seed(tables, _trained(tables, name, size), quantity)
+            for size in (*small, *large)
+            for name in networks
+        }
+    )
+    one, other = networks
+    difference = {size: (both[f"{size} {one}"] / both[f"{size} {other}"] - 1).abs() for size in (*small, *large)}
+    means = [np.mean([difference[size] for size in sizes], axis=0) for sizes in (small, large)]
+    return [estimate("small − large", (means[0] - means[1]).tolist())]
+
+
 def _common(tables: RunTables, network: Names, data: str, against: str, quantity: str) -> dict[str, pd.DataFrame]:
     """Test errors of runs on two data at every size that both have, of the first network that has one."""
     for each in _several(network):
@@ -424,7 +441,9 @@ def per_molecule(frame: pd.DataFrame, quantity: str) -> pd.Series:
 
 
 def _ratio(means: FloatArray) -> FloatArray:
-    return np.divide(means[:, 0], means[:, 1], out=np.full(len(means), np.nan), where=means[:, 1] != 0)
+    undefined = np.full(len(means), np.nan)
+    ratios: FloatArray = np.divide(means[:, 0], means[:, 1], out=undefined, where=means[:, 1] != 0)
+    return ratios
 
 
 def _both(one: pd.Series, other: pd.Series, what: str) -> FloatArray:
@@ -432,7 +451,8 @@ def _both(one: pd.Series, other: pd.Series, what: str) -> FloatArray:
     both = pd.concat([one.rename("one"), other.rename("other")], axis=1, join="inner").dropna()
     if both.empty:
         raise MissingDataError(f"{what}: no molecule is common to both")
-    return both.to_numpy(dtype=np.float64)
+    values: FloatArray = both.to_numpy(dtype=np.float64)
+    return values
 
 
 def md_error(
@@ -456,7 +476,10 @@ def md_error(
 def md_over_test(
     tables: RunTables, job: str, network: str, size: str, quantity: str, temperature: float
 ) -> list[Estimate]:
-    """MAE on frames of a network's own dynamics over that on its test rows, first seed, over molecules."""
+    """MAE on frames of a network's own dynamics over that on its test rows, first seed, over molecules.
+
+    The temperature is in K.
+    """
     run = _checked(tables, job, network, size)
     values = per_molecule(frames_with_reference(tables, job, run, temperature), quantity).to_numpy()
     test = float(by_seed(tables, run, quantity).iloc[0])
@@ -478,7 +501,10 @@ def md_growth(
     quantities: Sequence[str],
     temperatures: Sequence[float],
 ) -> list[Estimate]:
-    """MAE in dynamics at the second temperature over that at the first, over molecules."""
+    """MAE in dynamics at the second temperature over that at the first, over molecules.
+
+    Temperatures are in K.
+    """
     found = []
     for size, quantity in itertools.product(sizes, quantities):
         run = _checked(tables, job, network, size)
@@ -498,7 +524,10 @@ def md_rise(
     temperatures: Sequence[float],
     factor: float,
 ) -> list[Estimate]:
-    """Increase of the MAE between two temperatures: first size of a pair minus ``factor`` times the second's."""
+    """Increase of the MAE between two temperatures: first size of a pair minus ``factor`` times the second's.
+
+    Temperatures are in K.
+    """
     found = []
     for (steep, flat), quantity in itertools.product(pairs, quantities):
         rises = []
@@ -543,7 +572,10 @@ def _labelled(tables: RunTables, job: str, network: str, size: str) -> str:
 def converged_share(
     tables: RunTables, job: str, network: str, sizes: Sequence[str], temperature: float | None = None
 ) -> list[Estimate]:
-    """Share of calculations that converged by the default procedure, per cent, over molecules, one part per size."""
+    """Share of calculations that converged by the default procedure, per cent, over molecules, one part per size.
+
+    The temperature is in K; all if None.
+    """
     found = []
     for size in sizes:
         run = _labelled(tables, job, network, size)
@@ -555,7 +587,10 @@ def converged_share(
 def converged_falls(
     tables: RunTables, job: str, network: str, sizes: Sequence[str], temperatures: Sequence[float]
 ) -> list[Estimate]:
-    """Share that converged at the first temperature minus that at the second, paired by molecule."""
+    """Share that converged at the first temperature minus that at the second, paired by molecule.
+
+    Temperatures are in K.
+    """
     found = []
     for size in sizes:
         run = _labelled(tables, job, network, size)
@@ -569,7 +604,10 @@ def converged_falls(
 def converged_of_molecule(
     tables: RunTables, job: str, network: str, size: str, temperature: float, molecule: Names
 ) -> list[Estimate]:
-    """Share of calculations that converged by the default procedure, per cent, of single molecules, over blocks."""
+    """Share of calculations that converged by the default procedure, per cent, of single molecules, over blocks.
+
+    The temperature is in K.
+    """
     run = _labelled(tables, job, network, size)
     frame = _at(tables.checks(job, run), temperature, f"{job} {run}")
     found = []
@@ -598,7 +636,10 @@ def _failed_by_molecule(frame: pd.DataFrame) -> pd.Series:
 def failed_share(
     tables: RunTables, job: str, network: str, sizes: Sequence[str], temperature: float | None = None
 ) -> list[Estimate]:
-    """Share of trajectories that failed, per cent, over molecules, one part per size."""
+    """Share of trajectories that failed, per cent, over molecules, one part per size.
+
+    The temperature is in K; all if None.
+    """
     found = []
     for size in sizes:
         of, run = _simulated(tables, job, network, size)
@@ -622,7 +663,10 @@ def failed_of_networks(
 def failed_difference(
     tables: RunTables, job: str, network: str, sizes: Sequence[str], temperature: float | None = None
 ) -> list[Estimate]:
-    """Share of trajectories that failed with the first size minus that with the second, paired by molecule."""
+    """Share of trajectories that failed with the first size minus that with the second, paired by molecule.
+
+    The temperature is in K; all if None.
+    """
     shares = []
     for size in sizes:
         of, run = _simulated(tables, job, network, size)
@@ -658,7 +702,10 @@ def failed_by_data(
 def fates(
     tables: RunTables, job: str, network: str, size: str, temperature: float, molecules: Sequence[str]
 ) -> list[Estimate]:
-    """Share of trajectories that failed, per cent, one part per molecule, over its trajectories."""
+    """Share of trajectories that failed, per cent, one part per molecule, over its trajectories.
+
+    The temperature is in K.
+    """
     of, run = _simulated(tables, job, network, size)
     found = []
     for molecule in molecules:
@@ -777,6 +824,21 @@ def error_after_break(tables: RunTables, job: str, network: str, size: str, fact
     return [bootstrap(f"after − {factor:g} × before", (table[False] - factor * table[True]).to_numpy(), TRAJECTORIES)]
 
 
+def error_share_after_break(
+    tables: RunTables, job: str, network: str, size: str, quantity: str, temperature: float
+) -> list[Estimate]:
+    """Share of the MAE in a network's own dynamics (%) that comes from frames after a failure, over molecules.
+
+    The temperature is in K.
+    """
+    frame = frames_with_reference(tables, job, _checked(tables, job, network, size), temperature)
+    column = FRAME_COLUMNS[quantity]
+    whole = per_molecule(frame, quantity)
+    after = per_molecule(frame.assign(**{column: frame[column].astype(float).where(~frame["alive"], 0.0)}), quantity)
+    both = _both(after, whole, f"{job} {network} {size}")
+    return [bootstrap(f"{quantity} after a failure", both, MOLECULES, lambda means: 100 * _ratio(means))]
+
+
 def converged_after_break(tables: RunTables, job: str, network: str) -> list[Estimate]:
     """Share of converged calculations (%) before minus after the first failure, over trajectories of all sizes."""
     differences: list[float] = []
@@ -804,7 +866,7 @@ def cross_error(
 ) -> list[Estimate]:
     """Error of the network of size ``judge`` on the dynamics of that of size ``frames``.
 
-    Over molecules that broke in the dynamics of the former at this temperature.
+    Over molecules that broke in the dynamics of the former at this temperature (K).
     """
     values = _cross(tables, job, network, judge, frames, quantity, temperature)
     return [bootstrap(quantity, values.to_numpy(), MOLECULES, floor=floor_of(tables, quantity))]
@@ -813,7 +875,10 @@ def cross_error(
 def cross_order(
     tables: RunTables, job: str, network: str, judge: str, frames: str, quantity: str, temperature: float, factor: float
 ) -> list[Estimate]:
-    """Error on the own dynamics minus ``factor`` times that on the other network's, paired by molecule."""
+    """Error on the own dynamics minus ``factor`` times that on the other network's, paired by molecule.
+
+    The temperature is in K.
+    """
     own = _cross(tables, job, network, judge, judge, quantity, temperature)
     other = _cross(tables, job, network, judge, frames, quantity, temperature)
     both = _both(own, other, f"{job} {network} {judge}")
@@ -927,7 +992,10 @@ def _shapes_by_molecule(
 
 
 def mean_shift(tables: RunTables, job: str, networks: Sequence[str], size: str, temperature: float) -> list[Estimate]:
-    """Mean AE error (predicted − DFT) of each network, over molecules; positive where predictions are less negative."""
+    """Mean AE error (predicted − DFT) of each network, over molecules; positive where predictions are less negative.
+
+    The temperature is in K.
+    """
     return [
         bootstrap(network, _shapes_by_molecule(tables, job, network, size, temperature, None, "shift").to_numpy(),
                   MOLECULES)
@@ -938,7 +1006,10 @@ def mean_shift(tables: RunTables, job: str, networks: Sequence[str], size: str, 
 def largest_shift(
     tables: RunTables, job: str, networks: Sequence[str], size: str, temperature: float, molecule: str
 ) -> list[Estimate]:
-    """Mean AE error of one molecule minus the largest of all others, each network, over blocks of the molecule."""
+    """Mean AE error of one molecule minus the largest of all others, each network, over blocks of the molecule.
+
+    The temperature is in K.
+    """
     found = []
     for network in networks:
         shifts = _shapes_by_molecule(tables, job, network, size, temperature, None, "shift")
@@ -1035,6 +1106,8 @@ def spikes_larger(tables: RunTables, job: str, larger: Mapping[str, Any], smalle
 def rank_correlation(tables: RunTables, job: str, size: str, temperature: float, quantity: str) -> list[Estimate]:
     """Spearman's correlation of test error and failures per observed time, networks of one size, over molecules.
 
+    The temperature is in K.
+
     Molecules are drawn once for all networks, and failures per time are counted anew in every draw.
 
     Raises:
@@ -1066,7 +1139,9 @@ def rank_correlation(tables: RunTables, job: str, size: str, temperature: float,
         centred, reference = ranked - ranked.mean(axis=1, keepdims=True), ranks - ranks.mean()
         scale = np.sqrt((centred**2).sum(axis=1) * (reference**2).sum())
         # Equal rates in all networks order nothing.
-        return np.divide(centred @ reference, scale, out=np.full(len(means), np.nan), where=scale > 0)
+        undefined = np.full(len(means), np.nan)
+        found: FloatArray = np.divide(centred @ reference, scale, out=undefined, where=scale > 0)
+        return found
 
     samples = table.to_numpy(dtype=np.float64)
     if not np.isfinite(correlation(samples.mean(axis=0, keepdims=True))[0]):
@@ -1078,11 +1153,11 @@ METRICS: Mapping[str, Metric] = {
     function.__name__: function
     for function in (
         test_error, split_rows, parameters, bend, levels_off, errors_fall, beats, exception, similarity,
-        data_difference, data_ratio, floor, md_error, md_over_test, md_growth, md_rise, md_size_ratio,
-        converged_share, converged_falls, converged_of_molecule, failed_share, failed_of_networks, failed_difference,
-        fates, failure_times, latest_failure, worst_after_break, worst_error, error_after_break,
-        converged_after_break, cross_error, cross_order, error_shape, force_range, mean_shift, largest_shift,
-        network_difference, drift_larger, spikes_larger, failed_by_data,
-        rank_correlation,
+        similarity_grows, data_difference, data_ratio, floor, md_error, md_over_test, md_growth, md_rise,
+        md_size_ratio, converged_share, converged_falls, converged_of_molecule, failed_share,
+        failed_of_networks, failed_difference, fates, failure_times, latest_failure, worst_after_break,
+        worst_error, error_after_break, error_share_after_break, converged_after_break, cross_error,
+        cross_order, error_shape, force_range, mean_shift, largest_shift, network_difference, drift_larger,
+        spikes_larger, failed_by_data, rank_correlation,
     )
 }  # fmt: skip

@@ -260,7 +260,10 @@ def write(claims: ClaimSet, outcomes: Sequence[Outcome], path_html: PathLike) ->
         hidden=("kind", "judged_at", "scale", *(() if ours else ("by",))),
         before=RULE + (SAMPLES_RULE if sampled else "") + (OURS_RULE if ours else ""),
         after={
-            "Findings inside the paper": [f"{item['place']}: {item['finding']}" for item in claims.findings],
+            "Findings inside the paper": [
+                f"{item['place']} ({item['kind']}): {item['finding']} Evidence: {item['evidence']}"
+                for item in claims.findings
+            ],
             "Not counted as claims": [f"{item['text']}: {item['reason']}" for item in claims.excluded],
             "Quoted or taken as given": [_background(item) for item in claims.background.values()],
         },
