@@ -38,9 +38,11 @@ for name in PROJECT.studies:
 
 
 include: "workflow/rules/verdicts.smk"
+include: "workflow/rules/all_studies.smk"
 include: "workflow/rules/models.smk"
 include: "workflow/rules/data_report.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/forecast.smk"
 
 
 localrules:

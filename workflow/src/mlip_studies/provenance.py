@@ -8,6 +8,7 @@ import json
 import os
 import platform
 from collections import Counter
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def summarise_costs(benchmarks: Path, results: Path) -> list[dict[str, Any]]:
         content = json.loads(path.read_text())
         if content.get("device") == "cuda":
             gpu_seconds += content["wall_seconds"]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, entries in rules.items():
         rows.append(
             {
@@ -135,8 +136,27 @@ def write_costs(benchmarks: Path, results: Path, html: Path) -> None:
     )
 
 
+# Verdicts in the order of the columns, with places where a narrow screen may break the word.
+_COLUMNS = {
+    "reproduced": "repro\u00adduced",
+    "contradicted": "contra\u00addicted",
+    "inconclusive": "incon\u00adclusive",
+    "not comparable at this scale": "not com\u00adparable",
+    "not run": "not run",
+}
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """Claims of one study in words: lines of verdicts.csv, those of its source and our own predictions."""
+
+    theirs: list[dict[str, str]]
+    own: list[dict[str, str]]
+    n_findings: int
+
+
 def front_page(results: str, scale: str, studies: dict[str, dict[str, str]]) -> str:
-    """The report's front page in reStructuredText: verdicts, provenance, costs of what is there.
+    """The report's front page in reStructuredText: what held and what did not, provenance, costs of what is there.
 
     Args:
         results: folder of the scale's results.
@@ -144,9 +164,11 @@ def front_page(results: str, scale: str, studies: dict[str, dict[str, str]]) -> 
         studies: title and citation by study name.
     """
     root = Path(results)
+    judged = {name: _judged(root / name) for name in studies}
+    found = {studies[name]["title"]: one for name, one in judged.items() if one is not None}
     parts = [
-        "Reproduction of published studies of machine-learned interatomic potentials. "
-        f"This report shows results at the **{scale}** scale. "
+        *_what_held(found),
+        f"Results at the **{scale}** scale. "
         + (
             "The mini scale shows the method working on small real quantum-chemistry data; "
             "it does not claim to reproduce the published numbers."
@@ -154,18 +176,11 @@ def front_page(results: str, scale: str, studies: dict[str, dict[str, str]]) -> 
             else "The full scale uses the published data sets and settings."
         ),
         "",
+        *_contradicted(found),
+        *_heading("Studies"),
     ]
     for name, study in studies.items():
-        # A citation that begins with an initial would be read as an item of a list.
-        parts += [*_heading(study["title"]), f"Source: {study['citation']}", ""]
-        tables = (root / name / f"{verdicts}.csv" for verdicts in ("verdicts-all", "verdicts"))
-        path = next((path for path in tables if path.exists() and path.with_suffix(".json").exists()), None)
-        try:
-            found = [] if path is None else _verdict_table(path)
-        except (OSError, ValueError, KeyError):
-            # Every job of a run makes this page anew, also while the verdicts are being written.
-            found = []
-        parts += found or ["No verdicts yet: run the study first.", ""]
+        parts += [f"**{_plain(study['title'])}**. Source: {_plain(study['citation'])}", "", *_one_study(judged[name])]
     path = root / "provenance.json"
     if path.exists():
         content = json.loads(path.read_text())
@@ -196,32 +211,89 @@ def _heading(text: str) -> list[str]:
     return ["", text, "-" * max(4, 2 * len(text)), ""]
 
 
-def _verdict_table(path: Path) -> list[str]:
-    """Counts by verdict, then one line per claim; sentences and reasons stand in the verdict page."""
-    with path.open(newline="", encoding="utf-8") as stream:
-        every = list(csv.DictReader(stream))
-    # The CSV is in words; whose statement it is stands as a key in the JSON beside it.
-    records = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["claims"]
-    ours = {record["id"] for record in records if record.get("by") == "ours"}
-    outcomes = [outcome for outcome in every if outcome["claim"] not in ours]
-    own = len(every) - len(outcomes)
-    counts = Counter(outcome["verdict"] for outcome in outcomes)
-    summary = ", ".join(f"**{count}** {verdict}" for verdict, count in counts.most_common())
-    rows = []
-    for outcome in outcomes:
-        unit = outcome.get("unit") or ""
-        measured = f"{outcome['ours']} {unit}".strip() if outcome.get("ours") else ""
-        paper = f"{outcome['paper']} {unit}".strip() if outcome["kind"] == "value" else outcome["paper"]
-        cells = (outcome["quantity"], paper, measured, outcome["verdict"], outcome["at_this_scale"])
-        rows.append([_plain(outcome["place"]), *(_plain(cell) for cell in cells)])
-    header = ["place", "claim", "stated", "ours (mean ± 95 %)", "verdict", "at this scale"]
-    return [
-        f"{len(outcomes)} claims of the source: {summary or 'none'}. Sentences, reasons and tolerances are under "
-        "Verdicts in the menu"
-        + (f", with the verdicts on {own} predictions of this project beside them." if own else "."),
-        "",
-        *(_list_table(header, rows) if rows else []),
-    ]
+def _judged(folder: Path) -> _Judged | None:
+    """The verdicts of a study, on everything if there are such; None where there are none yet.
+
+    Every job of a run makes the page anew, also while verdicts are being written: what cannot be read counts as none.
+    """
+    for stem in ("verdicts-all", "verdicts"):
+        path = folder / f"{stem}.csv"
+        if not (path.exists() and path.with_suffix(".json").exists()):
+            continue
+        try:
+            with path.open(newline="", encoding="utf-8") as stream:
+                every = list(csv.DictReader(stream))
+            # The CSV is in words; whose statement it is stands as a key in the JSON beside it.
+            content = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+            ours = {record["id"] for record in content["claims"] if record.get("by") == "ours"}
+            theirs = [line for line in every if line["claim"] not in ours]
+            own = [line for line in every if line["claim"] in ours]
+            needed = ("verdict", "place", "quantity", "paper", "ours", "unit", "kind")
+            complete = len(every) == len(content["claims"])
+            if complete and all(line[key] is not None for line in every for key in needed):
+                return _Judged(theirs, own, len(content.get("findings", [])))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            pass
+        return None
+    return None
+
+
+def _counts(lines: list[dict[str, str]]) -> list[int]:
+    found = Counter(line["verdict"] for line in lines)
+    return [found[verdict] for verdict in _COLUMNS]
+
+
+def _what_held(found: dict[str, _Judged]) -> list[str]:
+    """One sentence and one small table: how many claims of each study were reproduced, contradicted and so on."""
+    theirs = [line for one in found.values() for line in one.theirs]
+    own = [line for one in found.values() for line in one.own]
+    if not theirs and not own:
+        return ["No verdicts yet: run a study first.", ""]
+    counts = ", ".join(f"**{n}** {verdict}" for verdict, n in zip(_COLUMNS, _counts(theirs), strict=True) if n)
+    summary = f"**{len(theirs)}** claims of {len(found)} source{'s' * (len(found) != 1)}: {counts or 'none judged'}."
+    rows = [[_plain(title), *map(str, _counts(one.theirs)), str(len(one.theirs))] for title, one in found.items()]
+    if len(rows) > 1:
+        rows.append(["**all**", *(f"**{n}**" for n in _counts(theirs)), f"**{len(theirs)}**"])
+    if own:
+        rows.append(["predictions of this project, counted apart", *map(str, _counts(own)), str(len(own))])
+    return [summary, "", *_list_table(["study", *_COLUMNS.values(), "all"], rows, css="counts")]
+
+
+def _contradicted(found: dict[str, _Judged]) -> list[str]:
+    """What was contradicted: place, quantity, stated and our number, one line each."""
+    if not found:
+        return []
+    parts = _heading("What was contradicted")
+    n = 0
+    for title, one in found.items():
+        lines = [(line, "") for line in one.theirs] + [(line, " (prediction of this project)") for line in one.own]
+        bad = [(line, mark) for line, mark in lines if line["verdict"] == "contradicted"]
+        if bad:
+            parts += [f"*{_plain(title)}*", ""]
+            parts += [f"- {_stated_and_ours(line)}{mark}" for line, mark in bad]
+            parts.append("")
+        n += len(bad)
+    return parts if n else [*parts, "Nothing, by the rule of the verdict pages.", ""]
+
+
+def _stated_and_ours(line: dict[str, str]) -> str:
+    unit = f" {line['unit']}" if line["unit"] else ""
+    stated = f"{line['paper']}{unit if line['kind'] == 'value' else ''}"
+    measured = f"{line['ours']}{unit}" if line["ours"] else "–"
+    return f"{_plain(line['place'])}: {_plain(line['quantity'])}. Stated: {_plain(stated)}; ours: {_plain(measured)}"
+
+
+def _one_study(one: _Judged | None) -> list[str]:
+    """Two sentences; every claim stands in the pages under Verdicts."""
+    if one is None:
+        return ["No verdicts yet: run the study first.", ""]
+    counts = ", ".join(f"{n} {verdict}" for verdict, n in zip(_COLUMNS, _counts(one.theirs), strict=True) if n)
+    text = f"{len(one.theirs)} claims of the source: {counts or 'none'}."
+    if one.own:
+        text += f" {len(one.own)} predictions of this project."
+    if one.n_findings:
+        text += f" {one.n_findings} finding{'s' * (one.n_findings != 1)} inside the source."
+    return [f"{text} Each with its sentence, reason and tolerance under Verdicts in the menu.", ""]
 
 
 def _plain(value: Any) -> str:
@@ -231,8 +303,8 @@ def _plain(value: Any) -> str:
     return " ".join(text.split())
 
 
-def _list_table(header: list[str], rows: list[list[str]]) -> list[str]:
-    lines = [".. list-table::", "   :header-rows: 1", ""]
+def _list_table(header: list[str], rows: list[list[str]], css: str = "") -> list[str]:
+    lines = [".. list-table::", "   :header-rows: 1", *([f"   :class: {css}", "   :widths: auto"] if css else []), ""]
     for row in [header, *rows]:
         lines += [f"   {'*' if i == 0 else ' '} - {cell}" for i, cell in enumerate(row)]
     return [*lines, ""]

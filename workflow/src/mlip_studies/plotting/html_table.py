@@ -80,6 +80,11 @@ document.querySelectorAll("table.sortable").forEach(function (table) {
 // Inside a report the files beside the page are not there.
 if (location.protocol === "data:" || location.protocol === "blob:" || location.protocol === "about:") {
   document.querySelectorAll("a.file").forEach(function (link) { link.removeAttribute("href"); });
+} else if (location.pathname.indexOf("/data/raw/") >= 0) {
+  // A zipped report: each page lies in a folder of its own.
+  document.querySelectorAll("a.file").forEach(function (link) {
+    if (link.dataset.report) { link.setAttribute("href", link.dataset.report); } else { link.removeAttribute("href"); }
+  });
 }
 """
 
