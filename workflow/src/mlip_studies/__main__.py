@@ -8,20 +8,24 @@ import sys
 from pathlib import Path
 
 from mlip_studies import codehash
-from mlip_studies.artifacts import verify_tree
+from mlip_studies.artifacts import restore_times, verify_tree
 from mlip_studies.config import SCALES, read_yaml
 from mlip_studies.data.download import fetch_many, published_files
 from mlip_studies.errors import InputError
 
 
 def verify(results: Path) -> int:
-    """Move files whose content changed aside; the next run rebuilds just these."""
+    """Move files whose content changed aside; of those rebuilt since then, the unchanged ones get their time back."""
     if not results.exists():
         raise InputError(f"{results}: no such folder; run the pipeline first or give --results")
+    for path in restore_times(results):
+        print(f"{path}: rebuilt with the same content; what was made from it stays")
     bad = verify_tree(results)
     for path in bad:
         print(f"{path}: content changed since it was written; moved to {path.name}.corrupt")
     print(f"{len(bad)} corrupt file(s) below {results}" + ("; run the pipeline again to rebuild them" if bad else ""))
+    if bad:
+        print(f"to rebuild nothing else: snakemake {' '.join(map(str, bad))}, then verify again, before anything else")
     return 1 if bad else 0
 
 
@@ -71,8 +75,9 @@ def main(arguments: list[str] | None = None) -> int:
     sub.add_argument("--workers", type=int, default=4, help="files at a time (default: 4)")
     commands.add_parser("train", help="train one model from a YAML file (train --help says more)", add_help=False)
     commands.add_parser("md", help="molecular dynamics from a YAML file (md --help says more)", add_help=False)
-    sub = "DFT labels of frames from a YAML file (spot-check --help says more)"
-    commands.add_parser("spot-check", help=sub, add_help=False)
+    text = "DFT labels of frames from a YAML file (spot-check --help says more)"
+    commands.add_parser("spot-check", help=text, add_help=False)
+    commands.add_parser("forecast", help="what targets will cost (forecast --help says more)", add_help=False)
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         if arguments[:1] == ["train"]:
@@ -87,6 +92,10 @@ def main(arguments: list[str] | None = None) -> int:
             from mlip_studies.dft.spot_check import main_spot_check
 
             return main_spot_check(arguments[1:])
+        if arguments[:1] == ["forecast"]:
+            from mlip_studies.forecast.command import main_forecast
+
+            return main_forecast(arguments[1:])
         options = parser.parse_args(arguments)
         if options.command == "fetch":
             return fetch(options.datasets, options.scale, options.results, options.mirror, options.workers)
