@@ -7,15 +7,25 @@ one line if the content is not what was written; :func:`verify_tree` finds all s
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
+import re
 import shutil
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mlip_studies.errors import InputError
+from mlip_studies.errors import InputError, NoRoom, no_room_reason
 
 PathLike = str | os.PathLike[str]
+
+#: a temporary file that was not written to for so long belongs to nobody
+ABANDONED_SECONDS = 86400.0
+_COUNTER = itertools.count()
+# Host, process and number of a temporary file; the oldest names had the process only.
+_OWNER = re.compile(r"(?P<host>[A-Za-z0-9_-]+)-(?P<pid>\d{1,9})-\d+|\d{1,9}")
 
 
 def sha256_of(path: PathLike) -> str:
@@ -28,44 +38,132 @@ def _record_path(path: Path) -> Path:
     return path.parent / ".sha256" / path.name
 
 
+def _host() -> str:
+    """Name of this machine, of letters that a file name can have."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", socket.gethostname())
+
+
+def temporary_path(path: PathLike) -> Path:
+    """A new name beside ``path`` that says whose it is; it keeps the suffix, by which writers choose the format."""
+    path = Path(path)
+    return path.with_name(f".{path.stem}.{_host()}-{os.getpid()}-{next(_COUNTER)}.tmp{path.suffix}")
+
+
+def remove_leftovers(path: PathLike, now: float | None = None) -> list[Path]:
+    """Remove temporary files of writers of ``path`` that were killed.
+
+    These are the files of this machine whose process no longer exists, and those that nobody has written to for a day:
+    processes of other machines that share the disk cannot be asked.
+
+    Args:
+        path: the file that they were to become.
+        now: time in seconds, by the clock of the disk where that is known; the system's if not given.
+
+    Returns:
+        what was removed.
+    """
+    path = Path(path)
+    before, after = f".{path.stem}.", f".tmp{path.suffix}"
+    removed = []
+    try:
+        names = os.listdir(path.parent)
+    except OSError:
+        return []
+    for name in names:
+        if not (name.startswith(before) and name.endswith(after)):
+            continue
+        owner = _OWNER.fullmatch(name[len(before) : len(name) - len(after)])
+        if owner is None:
+            continue
+        leftover = path.with_name(name)
+        with suppress(OSError):
+            ours = owner["host"] == _host()
+            if ours and int(owner["pid"]) == os.getpid():
+                continue
+            age = (time.time() if now is None else now) - leftover.stat().st_mtime
+            if (ours and not _exists(int(owner["pid"]))) or age > ABANDONED_SECONDS:
+                _remove(leftover)
+                removed.append(leftover)
+    return removed
+
+
+def _exists(pid: int) -> bool:
+    """Whether there is a process of this number on this machine."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def record(path: PathLike, sha256: str | None = None) -> None:
     """Write the checksum record of a finished file, which is read unless its ``sha256`` is known."""
     path = Path(path)
     target = _record_path(path)
     target.parent.mkdir(exist_ok=True)
-    temporary = target.with_name(f"{target.name}.{os.getpid()}")
-    temporary.write_text(f"{sha256 or sha256_of(path)} {path.stat().st_size}\n")
-    os.replace(temporary, target)
+    temporary = temporary_path(target)
+    remove_leftovers(target)
+    try:
+        temporary.write_text(f"{sha256 or sha256_of(path)} {path.stat().st_size}\n")
+        os.replace(temporary, target)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager
 def atomic_path(path: PathLike) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it on success, remove it on failure.
 
-    The temporary name keeps the suffix, because several writers choose the format by it.
+    The temporary name keeps the suffix, because several writers choose the format by it, and says which process of
+    which machine it belongs to, so that what a killed one left can be removed by the next (:func:`remove_leftovers`).
 
     Raises:
         InputError: the folder cannot be written to.
+        NoRoom: the disk is full; nothing is left behind.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    temporary = temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()
+        remove_leftovers(path, temporary.stat().st_mtime)
     except OSError as error:
+        if (reason := no_room_reason(error)) is not None and path.parent.is_dir():
+            raise NoRoom(path, reason) from error
         raise InputError(
             f"{path.parent}: cannot write ({error.strerror}); make the folder writable or set another `results`"
         ) from error
+    written = renamed = False
     try:
         yield temporary
+        written = True
+        # A kill between these lines leaves a whole file without a record, never one with the record of another.
+        with suppress(FileNotFoundError):
+            _record_path(path).unlink()
         os.replace(temporary, path)
-    except BaseException:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+        renamed = True
+        record(path)
+    except BaseException as error:
+        _remove(temporary)
+        if renamed:
+            discard(path)
+        reason = no_room_reason(error) if isinstance(error, Exception) and not isinstance(error, InputError) else None
+        if reason is not None:
+            raise NoRoom(path, reason) from error
+        if written and isinstance(error, OSError):
+            raise InputError(f"{path}: cannot write ({error.strerror or error}); remove what is in its way") from error
         raise
-    record(path)
 
 
 def write_text(path: PathLike, text: str) -> None:
@@ -75,17 +173,29 @@ def write_text(path: PathLike, text: str) -> None:
 
 
 def recorded(path: PathLike) -> tuple[str, int] | None:
-    """SHA-256 and size that were recorded for a file, None if there is no record."""
+    """SHA-256 and size that were recorded for a file, None if there is no record.
+
+    Raises:
+        InputError: the record itself is damaged.
+    """
     record_file = _record_path(Path(path))
-    if not record_file.exists():
+    try:
+        digest, size = record_file.read_text(encoding="ascii").split()
+        return digest, int(size)
+    except FileNotFoundError:
         return None
-    digest, size = record_file.read_text().split()
-    return digest, int(size)
+    except ValueError:
+        raise InputError(
+            f"{record_file}: damaged checksum record of {Path(path).name}; run `make verify` to move the file aside"
+        ) from None
 
 
 def is_intact(path: PathLike) -> bool:
     """Whether a file has the content that was recorded; files without a record count as intact."""
-    expected = recorded(path)
+    try:
+        expected = recorded(path)
+    except InputError:
+        return False
     if expected is None:
         return True
     digest, size = expected
@@ -116,11 +226,20 @@ def require(path: PathLike) -> Path:
     return path
 
 
+def _aside_path(path: Path) -> Path:
+    return path.parent / ".sha256" / f".{path.name}.aside"
+
+
 def verify_tree(root: PathLike, move_aside: bool = True) -> list[Path]:
     """Find the artefacts below ``root`` whose content changed, and rename them to ``<name>.corrupt``.
 
+    What they should have held, and when they were written, is noted for :func:`restore_times`.
+
     Returns:
         the paths that did not match their record.
+
+    Raises:
+        InputError: a file cannot be moved aside.
     """
     bad = []
     for record_file in sorted(Path(root).rglob(".sha256/*")):
@@ -128,5 +247,40 @@ def verify_tree(root: PathLike, move_aside: bool = True) -> list[Path]:
         if path.exists() and not is_intact(path):
             bad.append(path)
             if move_aside:
-                os.replace(path, path.with_name(path.name + ".corrupt"))
+                try:
+                    shutil.copy2(record_file, _aside_path(path))
+                    os.replace(path, path.with_name(path.name + ".corrupt"))
+                except OSError as error:
+                    raise InputError(
+                        f"{path}: corrupt, and cannot be moved aside ({error.strerror}); make its folder writable"
+                    ) from error
     return bad
+
+
+def restore_times(root: PathLike) -> list[Path]:
+    """Give artefacts that were moved aside and rebuilt with the same content the time of the first ones.
+
+    What was made from them is then up to date as before. The corrupt file goes, and so does the note about it.
+
+    Returns:
+        the paths that came out the same.
+
+    Raises:
+        InputError: a time cannot be set.
+    """
+    same = []
+    for note in sorted(Path(root).rglob(".sha256/.*.aside")):
+        path = note.parent.parent / note.name[1 : -len(".aside")]
+        record_file = _record_path(path)
+        if not (path.exists() and record_file.exists()):
+            continue
+        try:
+            if record_file.read_bytes() == note.read_bytes() and is_intact(path):
+                written = note.stat().st_mtime_ns  # of the first record, which was written with its file
+                os.utime(path, ns=(written, written))
+                path.with_name(path.name + ".corrupt").unlink(missing_ok=True)
+                same.append(path)
+            note.unlink()
+        except OSError as error:
+            raise InputError(f"{path}: cannot set its time ({error.strerror}); make its folder writable") from error
+    return same

@@ -44,16 +44,10 @@ class _Funnel:
         self.steps.append((step, before - removed, removed, reason))
 
     def write(self, path: PathLike) -> None:
-        try:
-            with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-                writer = csv.writer(stream, lineterminator="\n")
-                writer.writerow(FUNNEL_COLUMNS)
-                writer.writerows(self.steps)
-        except OSError as error:
-            discard(path)
-            raise InputError(
-                f"{path}: cannot write ({error.strerror or error}); make room on the disk or set another `results`"
-            ) from error
+        with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerow(FUNNEL_COLUMNS)
+            writer.writerows(self.steps)
 
 
 class _Digest(threading.Thread):

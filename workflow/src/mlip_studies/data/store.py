@@ -36,8 +36,8 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from mlip_studies.artifacts import PathLike, atomic_path, discard, require
-from mlip_studies.errors import InputError
+from mlip_studies.artifacts import PathLike, atomic_path, require
+from mlip_studies.errors import InputError, NoRoom
 
 FORMAT = "mlip-studies store"
 VERSION = 2
@@ -165,24 +165,11 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def _remove_leftovers(path: Path) -> None:
-    """Remove temporary stores of writers that were killed (their process no longer exists)."""
-    for leftover in path.parent.glob(f".{path.stem}.*.tmp{path.suffix}"):
-        pid = leftover.name[len(path.stem) + 2 :].split(".")[0]
-        if pid.isdigit() and int(pid) != os.getpid():
-            try:
-                os.kill(int(pid), 0)
-            except ProcessLookupError:
-                leftover.unlink(missing_ok=True)
-            except PermissionError:
-                continue
-
-
 def atomic_number_array(values: NDArray[Any], where: str) -> NDArray[np.uint8]:
     """Atomic numbers of one molecule from a file, checked before they are narrowed to bytes.
 
     Args:
-        values: what the file holds.
+        values: what the file holds, shape (n_atoms,) if it is right.
         where: file and key for the message.
 
     Raises:
@@ -356,8 +343,6 @@ class StoreWriter(AbstractContextManager["StoreWriter"]):
             raise InputError(f"forces of {', '.join(sorted(unknown))}: no energy column of that name is declared")
 
     def __enter__(self) -> StoreWriter:
-        if self.path.parent.is_dir():
-            _remove_leftovers(self.path)
         self._atomic = atomic_path(self.path)
         temporary = self._atomic.__enter__()
         self._file: h5py.File | None = None
@@ -533,8 +518,6 @@ class StoreWriter(AbstractContextManager["StoreWriter"]):
         try:
             self._atomic.__exit__(None, None, None)
         except OSError as failure:
-            # It may be the checksum record that found no room.
-            discard(self.path)
             raise self._cannot_write(failure) from failure
 
     def _cannot_write(self, error: OSError) -> InputError:
@@ -551,7 +534,9 @@ class StoreWriter(AbstractContextManager["StoreWriter"]):
         if self._output is not None:
             with suppress(OSError):
                 self._output.close(sync=False)
-        self._atomic.__exit__(type(error), error, error.__traceback__)
+        # It says in its own words that the disk is full; the caller raises its line.
+        with suppress(NoRoom):
+            self._atomic.__exit__(type(error), error, error.__traceback__)
 
     def _finish(self) -> None:
         assert self._file is not None and self._output is not None
@@ -773,7 +758,8 @@ class _Column:
     @property
     def size(self) -> int:
         """Bytes of all entries."""
-        return self._length * self._bytes
+        size: int = self._length * self._bytes
+        return size
 
     def _layout(self) -> tuple[int, NDArray[np.int64] | None]:
         """Entries per chunk and where the chunks start, None if only HDF5 can tell what they hold."""
@@ -814,7 +800,8 @@ class _Column:
     def range(self, low: int, high: int) -> NDArray[Any]:
         """Entries ``low`` to ``high`` (exclusive)."""
         if self._offsets is None:
-            return self._dataset[low:high]
+            whole: NDArray[Any] = self._dataset[low:high]
+            return whole
         result = np.empty((high - low, *self._tail), dtype=self._dtype)
         buffer = result.reshape(-1).view(np.uint8).data
         first = low
@@ -847,7 +834,8 @@ class _Column:
         if self._entries is not None:
             self._file.check()
             number, within = np.divmod(index, self._chunk)
-            return self._entries.take(self._places[number] + within, axis=0)
+            taken: NDArray[Any] = self._entries.take(self._places[number] + within, axis=0)
+            return taken
         return self._one_by_one(window)
 
     def _one_by_one(self, window: _Window) -> NDArray[Any]:
@@ -1120,7 +1108,7 @@ class Store(AbstractContextManager["Store"]):
         )
 
     def iter_chunks(self, size: int = 65536, rows: ArrayLike | None = None, **options: Any) -> Iterator[Rows]:
-        """Yield ``rows`` (all by default) in chunks of at most ``size``; options as in :meth:`read`."""
+        """Yield ``rows``, shape (n,) (all by default), in chunks of at most ``size``; options as in :meth:`read`."""
         rows = self._check_rows(rows)
         for first in range(0, len(rows), size):
             yield self.read(rows[first : first + size], **options)
@@ -1130,4 +1118,5 @@ def _ranges(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.
     """Concatenation of arange(start, start + count)."""
     total = int(counts.sum())
     offsets = np.cumsum(counts) - counts
-    return np.arange(total, dtype=np.int64) + np.repeat(starts - offsets, counts)
+    indices: NDArray[np.int64] = np.arange(total, dtype=np.int64) + np.repeat(starts - offsets, counts)
+    return indices

@@ -6,15 +6,23 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import yaml
+
+from mlip_studies.artifacts import PathLike
 from mlip_studies.errors import InputError
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 T = TypeVar("T")
+D = TypeVar("D", bound="DataclassInstance")
 
 
-def read_options(cls: type[T], values: Any, where: str) -> T:
+def read_options(cls: type[D], values: Any, where: str) -> D:
     """Build a dataclass from a mapping; nested dataclasses from nested mappings.
 
     Args:
@@ -29,7 +37,7 @@ def read_options(cls: type[T], values: Any, where: str) -> T:
         return values
     if not isinstance(values, Mapping):
         raise InputError(f"{where}: expected a mapping of options, found {values!r}")
-    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     for key in values:
         if key not in fields:
             raise InputError(f"{where}: unknown key {key!r}{did_you_mean(key, fields)}")
@@ -39,6 +47,29 @@ def read_options(cls: type[T], values: Any, where: str) -> T:
             raise InputError(f"{where}: key {name!r} is missing")
     hints = typing.get_type_hints(cls)
     return cls(**{key: _convert(value, hints[key], f"{where}.{key}") for key, value in values.items()})
+
+
+def read_options_file(build: Callable[[Any], T], path: PathLike) -> T:
+    """Build options from a YAML file.
+
+    Args:
+        build: makes the options from the file's content, such as ``MDConfig.from_dict``.
+        path: the file.
+
+    Raises:
+        InputError: no such file, not YAML, or what ``build`` raises, with the file's name before it.
+    """
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot read ({error.strerror}); name the run's YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    try:
+        return build(values)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def did_you_mean(name: Any, known: typing.Iterable[str]) -> str:
@@ -62,8 +93,8 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
             except InputError:
                 if index == len(choices) - 1:
                     raise
-    if dataclasses.is_dataclass(hint):
-        return read_options(hint, value, where)  # type: ignore[arg-type]
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return read_options(hint, value, where)
     if origin is tuple:
         if isinstance(value, str) or not isinstance(value, (list, tuple)):
             raise InputError(f"{where}: expected a list, found {value!r}")

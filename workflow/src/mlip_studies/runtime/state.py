@@ -7,7 +7,6 @@ first one lives; one on another host waits until the heartbeat is old (the job w
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -24,7 +23,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from mlip_studies.errors import InputError
+from mlip_studies.errors import InputError, NoRoom, no_room_reason
 
 HEARTBEAT_SECONDS = 20.0
 STALE_SECONDS = 90.0
@@ -47,16 +46,17 @@ def disk_errors(folder: Path, kept: str = "what was saved is kept") -> Iterator[
         kept: what the next run goes on from, in words.
 
     Raises:
-        InputError: no room, a quota, a limit on file sizes, or a file system that is read-only.
+        NoRoom: no room, a quota, a limit on file sizes, or a file system that is read-only.
     """
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+    except Exception as error:
+        if isinstance(error, InputError) and not isinstance(error, NoRoom):
             raise
-        raise InputError(
-            f"{folder}: cannot write ({error.strerror or error}); make room on the disk and run again, {kept}"
-        ) from error
+        reason = no_room_reason(error)
+        if reason is None:
+            raise
+        raise NoRoom(error.where if isinstance(error, NoRoom) else folder, reason, kept) from error
 
 
 class Requeue(SystemExit):
@@ -127,6 +127,8 @@ class JobState:
             others = [p for p in self.root.iterdir() if p.is_dir()] if self.root.exists() else []
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
+            if (reason := no_room_reason(error)) is not None:
+                raise NoRoom(self.folder, reason) from error
             raise InputError(f"{self.folder}: cannot write ({error.strerror}); make the folder writable") from error
         stale = [p for p in others if p != self.folder]
         for path in stale:
@@ -181,6 +183,9 @@ class JobState:
             holder = _read_lease(self._lease)
             if holder is not None and _alive(holder):
                 raise _held(self.folder, holder)
+            for leftover in self.folder.glob("lease.*.new"):  # of a job that was killed while it wrote
+                with suppress(OSError):
+                    leftover.unlink()
             temporary = self.folder / f"lease.{self._token}.new"
             temporary.write_text(json.dumps(self._entry()))
             os.replace(temporary, self._lease)

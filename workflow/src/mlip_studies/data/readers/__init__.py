@@ -50,7 +50,8 @@ class ReaderSpec:
     def load(self) -> Reader:
         """Import the reader function."""
         module, name = self.target.split(":")
-        return getattr(importlib.import_module(module), name)
+        reader: Reader = getattr(importlib.import_module(module), name)
+        return reader
 
 
 _HERE = "mlip_studies.data.readers"
@@ -112,13 +113,14 @@ def reader_options(entry: Mapping[str, Any], defaults: Mapping[str, Any]) -> dic
 
 
 def convert(values: NDArray[Any], factor: float, dtype: DTypeLike) -> NDArray[Any]:
-    """Multiply in double precision, then round once to ``dtype``."""
+    """Multiply values of any shape in double precision, then round once to ``dtype``."""
     if factor == 1.0:
         with np.errstate(invalid="ignore", over="ignore"):
             return np.asarray(values, dtype=dtype)
     # Numbers that damage made too large or signaling NaN are reported with their row afterwards.
     with np.errstate(invalid="ignore", over="ignore"):
-        return np.multiply(values, factor, dtype=np.float64).astype(dtype, copy=False)
+        converted: NDArray[Any] = np.multiply(values, factor, dtype=np.float64).astype(dtype, copy=False)
+    return converted
 
 
 def finished(block: Block, path: PathLike) -> Block:

@@ -319,7 +319,8 @@ def _decompressed(path: Path) -> IO[bytes]:
         opener = bz2.open
     elif start == _XZ_SIGNATURE:
         opener = lzma.open
-    return opener(path, "rb")
+    plain: IO[bytes] = opener(path, "rb")
+    return plain
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5a, h5d, h5g, h5o, h5s, h5t
+from h5py import h5a, h5d, h5g, h5l, h5o, h5s, h5t
 from numpy.typing import DTypeLike, NDArray
 
 from mlip_studies.data.readers import convert
@@ -28,6 +28,9 @@ HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryErr
 # Deflate cannot pack better than about 1:1030, so a larger ratio means that the stored shape is damaged.
 _MAX_RATIO = 2048
 _MAX_TEXT = 1 << 20
+# More atoms than any molecule has, and more than one block may hold of them at a time.
+_MAX_LIST = 1 << 20
+_MAX_BLOCK_BYTES = 1 << 28
 _TEXT = h5py.string_dtype()
 _TEXT_IN_MEMORY = h5t.py_create(_TEXT)
 
@@ -76,6 +79,31 @@ def open_root(path: Path, label: str, expected: str) -> Iterator[Group]:
         yield root
 
 
+def check_link(group: h5g.GroupID, name: bytes, where: str) -> None:
+    """Make sure that a member lies in this file and in this group.
+
+    Raises:
+        InputError: it is a link to another place or another file, which no published layout has.
+    """
+    # What is not there is for the caller to say.
+    if group.links.exists(name) and group.links.get_info(name).type != h5l.TYPE_HARD:
+        raise InputError(
+            f"{where}: {name.decode('utf-8', 'replace')!r} is a link to somewhere else, which is not followed; "
+            "fetch the file again, or copy what is meant into the group"
+        )
+
+
+def check_storage(ident: h5d.DatasetID, where: str) -> None:
+    """Make sure that the numbers of a data set lie in this file.
+
+    Raises:
+        InputError: they lie in other files (external storage or a virtual data set).
+    """
+    created = ident.get_create_plist()
+    if created.get_layout() == h5d.VIRTUAL or created.get_external_count():
+        raise InputError(f"{where}: its numbers lie in another file, which is not read; copy them into this one")
+
+
 class Numbers:
     """A data set of numbers.
 
@@ -94,6 +122,7 @@ class Numbers:
             raise InputError(f"{where}: expected plain numbers, found {ident.dtype}")
         self._type = stored.dtype
         self.shape: tuple[int, ...] = ident.shape
+        check_storage(ident, where)
         logical = math.prod(self.shape) * self._type.itemsize
         held = ident.get_storage_size()
         filters = ident.get_create_plist().get_nfilters() if held < logical else 0
@@ -113,7 +142,7 @@ class Numbers:
         return self
 
     def rows(self, first: int, last: int) -> NDArray[Any]:
-        """Entries ``first`` to ``last`` of the leading axis, in the type of the file."""
+        """Entries ``first`` to ``last`` of the leading axis, shape (n, ...), in the type of the file."""
         result = np.empty((last - first, *self.shape[1:]), dtype=self._type)
         if result.size == 0:
             return result
@@ -126,7 +155,13 @@ class Numbers:
         return result
 
     def all(self) -> NDArray[Any]:
-        """Everything."""
+        """Everything, in the shape that the file has, (n, ...) or a scalar.
+
+        Raises:
+            InputError: it is longer than any molecule.
+        """
+        if math.prod(self.shape) > _MAX_LIST:
+            raise InputError(f"{self.where}: shape {self.shape}, expected at most {_MAX_LIST} numbers")
         if not self.shape:
             result = np.empty((), dtype=self._type)
             self._id.read(h5s.ALL, h5s.ALL, result)
@@ -149,6 +184,28 @@ class Numbers:
 def _is_text(stored: h5t.TypeID) -> bool:
     """Whether a type is that of strings of any length."""
     return isinstance(stored, h5t.TypeStringID) and stored.is_variable_str()
+
+
+def _texts(ident: h5d.DatasetID, where: str) -> NDArray[Any]:
+    """Strings of any length, flat, one after the other: many may point to the same long one.
+
+    Raises:
+        InputError: more text than a molecule has.
+    """
+    if not ident.shape:
+        value = np.empty((), dtype=_TEXT)
+        ident.read(h5s.ALL, h5s.ALL, value, _TEXT_IN_MEMORY)
+        return value
+    values = np.empty(math.prod(ident.shape), dtype=_TEXT)
+    one, space, total = np.empty((1,) * len(ident.shape), dtype=_TEXT), ident.get_space(), 0
+    for position, place in enumerate(np.ndindex(ident.shape)):
+        space.select_hyperslab(place, one.shape)
+        ident.read(h5s.create_simple(one.shape), space, one, _TEXT_IN_MEMORY)
+        values[position] = one.flat[0]
+        total += len(one.flat[0] or b"")
+        if total > _MAX_TEXT:
+            raise InputError(f"{where}: more than {_MAX_TEXT} letters, expected the text of a molecule")
+    return values
 
 
 def _decoded(value: Any) -> str:
@@ -193,6 +250,7 @@ class Group:
         Raises:
             InputError: neither.
         """
+        check_link(self.id, name.encode("utf-8"), self.where)
         ident = h5o.open(self.id, name.encode("utf-8"))
         if isinstance(ident, h5g.GroupID):
             return Group(ident, self.label, f"{self.name}/{name}" if self.name else name, self.expected)
@@ -213,10 +271,12 @@ class Group:
 
     def has(self, name: str) -> bool:
         """Whether there is a member of this name."""
-        return self.id.links.exists(name.encode("utf-8"))
+        present: bool = self.id.links.exists(name.encode("utf-8"))
+        return present
 
     def _dataset(self, key: str) -> h5d.DatasetID:
         try:
+            check_link(self.id, key.encode("utf-8"), self.where)
             item = h5o.open(self.id, key.encode("utf-8"))
         except KeyError:
             item = None
@@ -243,31 +303,42 @@ class Group:
         ident = self._dataset(key)
         where = f"{self.where}: {key}"
         stored = ident.get_type()
-        if stored.get_class() != h5t.STRING or math.prod(ident.shape) > _MAX_TEXT:
+        size = 1 if _is_text(stored) else stored.get_size()
+        if stored.get_class() != h5t.STRING or math.prod(ident.shape) * size > _MAX_TEXT:
             raise InputError(f"{where}: expected text, found type {ident.dtype} and shape {ident.shape}")
-        if _is_text(stored):
-            values = np.empty(ident.shape, dtype=_TEXT)
-            ident.read(h5s.ALL, h5s.ALL, values, _TEXT_IN_MEMORY)
-        else:
-            values = np.asarray(h5py.Dataset(ident)[()])
+        check_storage(ident, where)
+        values = _texts(ident, where) if _is_text(stored) else np.asarray(h5py.Dataset(ident)[()])
         try:
             return [_decoded(value) for value in values.reshape(-1).tolist()]
         except UnicodeDecodeError:
             raise InputError(f"{where}: the text is not UTF-8; fetch the file again") from None
 
-    def leaves(self, key: str, depth: int) -> Iterator[Group]:
+    def leaves(self, key: str, depth: int, seen: set[int] | None = None) -> Iterator[Group]:
         """Groups that hold ``key``, at most ``depth`` levels below this one.
 
+        Args:
+            key: name of a data set.
+            depth: levels.
+            seen: addresses of the groups that were met on the way.
+
+        Yields:
+            the groups, in the order of the file's index.
+
         Raises:
-            InputError: a data set outside such a group, or a branch that ends without one.
+            InputError: a data set outside such a group, a branch that ends without one, or a group that is met twice.
         """
+        seen = {h5o.get_info(self.id).addr} if seen is None else seen
         for name in self.names():
             item = self.subgroup(name)
+            address = h5o.get_info(item.id).addr
+            if address in seen:
+                raise InputError(f"{item.where}: the same group under a second name; fetch the file again")
+            seen.add(address)
             if item.has(key):
                 yield item
             elif depth > 1:
                 found = False
-                for leaf in item.leaves(key, depth - 1):
+                for leaf in item.leaves(key, depth - 1, seen):
                     found = True
                     yield leaf
                 if not found:
@@ -279,7 +350,7 @@ class Group:
 
 
 def atomic_numbers_of(symbols: Sequence[str], where: str) -> NDArray[np.uint8]:
-    """Atomic numbers of the element symbols of a molecule.
+    """Atomic numbers (n_atoms,) of the element symbols of a molecule.
 
     Raises:
         InputError: none, or not a chemical symbol.
@@ -330,6 +401,8 @@ def molecule_blocks(
         for data in energies.values():
             data.expect((n_frames,))
     length, energy, force = factors
+    # The shapes are the file's word; what is in memory at a time is ours.
+    block_rows = max(1, min(block_rows, _MAX_BLOCK_BYTES // (24 * len(numbers))))
     for first in range(0, max(n_frames, 1), block_rows):
         last = min(first + block_rows, n_frames)
 

@@ -85,7 +85,7 @@ class Index:
         return result
 
     def arrays(self, group: tuple[int, int], keys: Sequence[bytes]) -> list[NDArray[Any]] | None:
-        """Arrays of a group, as views of the file.
+        """Arrays of a group, of any shape, as views of the file.
 
         Args:
             group: addresses of its tree and names.

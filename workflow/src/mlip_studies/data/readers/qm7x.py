@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from mlip_studies.data.readers import convert, finished, reader_options, unit_factors
 from mlip_studies.data.readers.archives import HDF5_SIGNATURE, signature, unpacked_xz
-from mlip_studies.data.readers.hdf5 import Group, damage, open_root
+from mlip_studies.data.readers.hdf5 import Group, check_link, check_storage, damage, open_root
 from mlip_studies.data.readers.hdf5_index import Index, open_index
 from mlip_studies.data.store import Block, atomic_number_array
 from mlip_studies.errors import InputError
@@ -194,10 +194,12 @@ def _same_atoms(
 
 def _arrays(group: Group, name: str, keys: Sequence[str]) -> list[NDArray[Any]]:
     """The arrays of a configuration, read by the library."""
+    check_link(group.id, name.encode("utf-8"), group.where)
     where = h5g.open(group.id, name.encode("utf-8"))
     result = []
     for key in keys:
         try:
+            check_link(where, key.encode("utf-8"), f"{group.where}/{name}")
             source = h5d.open(where, key.encode("utf-8"))
         except KeyError:
             # Tells a missing key from a damaged one.
@@ -209,6 +211,7 @@ def _arrays(group: Group, name: str, keys: Sequence[str]) -> list[NDArray[Any]]:
             raise InputError(
                 f"{group.where}/{name}: {key}: shape {shape} and type {source.dtype}, expected a few plain numbers"
             )
+        check_storage(source, f"{group.where}/{name}: {key}")
         values = np.empty(shape, dtype=np.int64 if kind == h5t.INTEGER else np.float64)
         source.read(h5s.ALL, h5s.ALL, values, h5t.NATIVE_INT64 if kind == h5t.INTEGER else h5t.NATIVE_DOUBLE)
         result.append(values)
