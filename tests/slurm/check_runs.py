@@ -1,10 +1,27 @@
-"""Look into the run records that training jobs left behind; used by run.sh."""
+"""Compare results and look into the records that jobs left behind; for run.sh, and by hand after a run on a cluster.
+
+python tests/slurm/check_runs.py verdicts results/mini OTHER/results/mini
+"""
 
 from __future__ import annotations
 
+import csv
+import hashlib
 import json
+import math
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+#: columns and keys of what is measured anew in every run: times, rates, memory, hosts, processes
+MEASURED = re.compile(
+    r"(^|_)(seconds?|hours?|rss|pid|process_id|speed|jobs|resumed|environment|heartbeat|created)($|_)|ns_per_day"
+)
+#: drawings, whose numbers are compared in the tables behind them, and what is no result
+SKIPPED = {".html", ".png", ".svg", ".log", ".lock"}
+SHOWN = 20
 
 
 def devices(folder: Path, expected: int) -> str:
@@ -25,19 +42,178 @@ def devices(folder: Path, expected: int) -> str:
 
 
 def resumed(path: Path) -> str:
-    """Return a line about the step from which a run went on, or raise ValueError."""
-    step = json.loads(path.read_text())["resumed_from_step"]
-    if not isinstance(step, int) or step <= 0:
-        raise ValueError(f"resumed_from_step is {step!r}")
-    return f"the retry resumed from step {step}"
+    """Return a line about where a training (run.json) or a simulation (summary.json) went on, or raise ValueError."""
+    record = json.loads(path.read_text())
+    kind = "step" if "resumed_from_step" in record else "interval"
+    value = record[f"resumed_from_{kind}"]
+    if not isinstance(value, int) or value <= 0:
+        raise ValueError(f"{path}: resumed_from_{kind} is {value!r}")
+    return f"the retry resumed from {kind} {value}"
+
+
+# ---- two folders of results ------------------------------------------------------------------------------------------
+
+
+def files_of(folder: Path) -> dict[str, Path]:
+    """Results by their path below a folder: no state, logs, benchmarks, checksums or drawings."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        hidden = any(part.startswith(".") for part in parts)
+        if path.is_file() and not hidden and parts[0] not in {"logs", "benchmarks"} and path.suffix not in SKIPPED:
+            found["/".join(parts)] = path
+    return found
+
+
+def sha256(path: Path) -> str:
+    """Checksum of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def numbers_of(path: Path) -> list[Any]:
+    """What a table or record says, without what is measured anew in every run and without paths.
+
+    Raises:
+        ValueError: neither a table nor a record.
+    """
+    if path.suffix == ".csv":
+        with path.open(newline="") as stream:
+            return [
+                {key: value for key, value in row.items() if not MEASURED.search(key or "")}
+                for row in csv.DictReader(stream)
+            ]
+    if path.suffix == ".jsonl":
+        return [_without_measured(json.loads(line)) for line in path.read_text().splitlines() if line]
+    if path.suffix == ".json":
+        return [_without_measured(json.loads(path.read_text()))]
+    raise ValueError(f"{path}: no table")
+
+
+def _without_measured(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_measured(each) for key, each in value.items() if not MEASURED.search(key)}
+    if isinstance(value, list):
+        return [_without_measured(each) for each in value]
+    # A path differs where the folder of results does.
+    return Path(value).name if isinstance(value, str) and "/" in value else value
+
+
+def compare(first: Path, second: Path) -> tuple[list[str], list[str], list[str], int]:
+    """Compare two folders of results.
+
+    Returns:
+        names that only one has, names whose content differs, names whose bytes alone differ (measured times, paths),
+        and how many are equal byte by byte.
+    """
+    ours, theirs = files_of(first), files_of(second)
+    single = sorted(set(ours) ^ set(theirs))
+    content, measured, equal = [], [], 0
+    for name in sorted(set(ours) & set(theirs)):
+        if sha256(ours[name]) == sha256(theirs[name]):
+            equal += 1
+        elif ours[name].suffix in {".csv", ".json", ".jsonl"} and numbers_of(ours[name]) == numbers_of(theirs[name]):
+            measured.append(name)
+        else:
+            content.append(name)
+    return single, content, measured, equal
+
+
+def same(first: Path, second: Path) -> str:
+    """Return a line about two folders that hold the same numbers, or raise ValueError."""
+    single, content, measured, equal = compare(first, second)
+    for title, names in (("only in one folder", single), ("other numbers", content)):
+        for name in names[:SHOWN]:
+            print(f"{title}: {name}")
+    if not equal:
+        raise ValueError(f"{first} and {second} have no equal file")
+    if single or content:
+        raise ValueError(f"{len(single)} files in one folder only, {len(content)} with other numbers, {equal} equal")
+    return f"{equal} files are equal byte by byte, {len(measured)} differ in measured times only"
+
+
+# ---- verdicts --------------------------------------------------------------------------------------------------------
+
+
+def verdict_tables(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """Claims by table and identifier, of all verdicts*.json below a folder."""
+    tables = {}
+    for path in sorted(folder.glob("*/verdicts*.json")):
+        tables[str(path.relative_to(folder))] = {claim["id"]: claim for claim in json.loads(path.read_text())["claims"]}
+    return tables
+
+
+def _differences(name: str, ours: dict[str, Any], theirs: dict[str, Any]) -> Iterator[str]:
+    for claim in sorted(set(ours) ^ set(theirs)):
+        yield f"{name}: {claim}: only in one table"
+    for claim in sorted(set(ours) & set(theirs)):
+        one, other = ours[claim], theirs[claim]
+        for key in ("verdict", "at_this_scale"):
+            if one[key] != other[key]:
+                yield f"{name}: {claim}: {key} {one[key]!r} and {other[key]!r}"
+
+
+def _largest_change(ours: dict[str, Any], theirs: dict[str, Any]) -> float:
+    """Largest relative change of a number behind the same claim."""
+    largest = 0.0
+    for claim in set(ours) & set(theirs):
+        for one, other in zip(ours[claim]["ours"], theirs[claim]["ours"], strict=False):
+            a, b = one["mean"], other["mean"]
+            if a is not None and b is not None and a != b:
+                largest = max(largest, abs(a - b) / max(abs(a), abs(b), math.ulp(1.0)))
+    return largest
+
+
+def verdicts(first: Path, second: Path) -> str:
+    """Compare the verdict tables of two folders of results and list the files that differ.
+
+    Returns:
+        a line about tables that agree.
+
+    Raises:
+        ValueError: no tables, or a verdict that differs.
+    """
+    ours, theirs = verdict_tables(first), verdict_tables(second)
+    if not ours or not theirs:
+        raise ValueError(f"no */verdicts*.json below {first if not ours else second}")
+    lines = [f"{name}: only in one folder" for name in sorted(set(ours) ^ set(theirs))]
+    claims = 0
+    for name in sorted(set(ours) & set(theirs)):
+        lines += _differences(name, ours[name], theirs[name])
+        claims += len(ours[name])
+        change = _largest_change(ours[name], theirs[name])
+        print(f"{name}: {len(ours[name])} claims, largest relative change of a number {change:.2g}")
+    single, content, measured, equal = compare(first, second)
+    print(
+        f"files: {equal} equal byte by byte, {len(measured)} differ in measured times or paths only, "
+        f"{len(content)} in numbers, {len(single)} in one folder only"
+    )
+    for title, names in (("numbers differ", content), ("in one folder only", single)):
+        for name in names:
+            print(f"  {title}: {name}")
+    for line in lines:
+        print(line)
+    if lines:
+        raise ValueError(f"{len(lines)} differences between the verdict tables")
+    return f"{len(ours)} verdict tables with {claims} claims agree"
 
 
 def main(argv: list[str]) -> int:
+    """Run one of the checks: its name, then its arguments; status 1 and one line when it fails."""
     try:
-        if argv[0] == "devices":
-            print(devices(Path(argv[1]), int(argv[2])))
-        else:
-            print(resumed(Path(argv[1])))
+        match argv:
+            case ["devices", folder, expected]:
+                print(devices(Path(folder), int(expected)))
+            case ["resumed", *paths] if paths:
+                for path in paths:
+                    print(resumed(Path(path)))
+            case ["same", first, second]:
+                print(same(Path(first), Path(second)))
+            case ["verdicts", first, second]:
+                print(verdicts(Path(first), Path(second)))
+            case _:
+                print("expected: devices FOLDER N | resumed FILE... | same FOLDER FOLDER | verdicts FOLDER FOLDER")
+                return 2
     except (OSError, KeyError, TypeError, ValueError) as error:
         print(f"{type(error).__name__}: {error}")
         return 1
