@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-builtin-rules --no-print-directory
-.PHONY: help env env-pretrained demo test test-slow test-slurm lint bench verify accept-code report clean
+.PHONY: help env env-pretrained demo test test-slow test-faults test-slurm coverage forecast lint bench verify accept-code report clean
 
 # Read by envs/bootstrap.sh; an empty TORCH_INDEX means pip's configured index only.
 PYTHON ?= python3
@@ -86,17 +86,32 @@ report: env ## report.html from the results that are there
 	echo "[report] $$((SECONDS - start)) s; open $(abspath report.html)"
 
 test: env ## unit tests and a tiny end-to-end slice of every study
-	@python -m pytest -p tests.reference_summary -m "not slow and not slurm" -n $(PYTEST_WORKERS) --dist loadfile --durations=10 $(PYTEST_ARGS)
+	@python -m pytest -p tests.reference_summary -m "not slow and not slurm and not faults" -n $(PYTEST_WORKERS) --dist loadfile --durations=10 $(PYTEST_ARGS)
 
 test-slow: env ## the long tests
-	@python -m pytest -p tests.reference_summary -m "slow and not slurm" --durations=20 --timeout 3600 $(PYTEST_ARGS)
+	@python -m pytest -p tests.reference_summary -m "slow and not slurm and not faults" --durations=20 --timeout 3600 $(PYTEST_ARGS)
+
+test-faults: env ## kills, full disks, damaged and hostile files, two runs at once
+	@python -m pytest tests/faults -m faults -n 2 --dist worksteal --durations=10 --timeout 600 $(PYTEST_ARGS)
 
 test-slurm: env ## a slice of the mini workflow through a real one-node Slurm on this machine
 	@bash tests/slurm/run.sh
 
-lint: env ## ruff, snakefmt, snakemake --lint, spelling
+coverage: env ## unit tests with coverage, and a table by subpackage (DOCUMENT=docs/testing.md puts it there)
+	@python -c 'import coverage' 2>/dev/null || \
+	  { echo "coverage is not installed: $(VENV)/bin/python -m pip install 'coverage>=7.10'" >&2; exit 2; }
+	@mkdir -p results && rm -f results/.coverage results/.coverage.*
+	@python -m coverage run -m pytest tests/unit -m "not slow and not slurm" -n $(PYTEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
+	@python -m coverage combine -q
+	@python tests/coverage_table.py $(if $(DOCUMENT),--document $(DOCUMENT))
+
+forecast: env ## what TARGET would cost at SCALE, before it runs (docs/forecast.md)
+	@python -m mlip_studies forecast $(TARGET) --config $(config_args)
+
+lint: env ## ruff, mypy --strict, snakefmt, snakemake --lint, spelling
 	@ruff check .
 	@ruff format --check .
+	@mypy
 	@snakefmt --check --compact-diff Snakefile workflow
 	@snakemake --lint --config scale=mini
 	@shellcheck envs/*.sh tests/slurm/*.sh .ci/run

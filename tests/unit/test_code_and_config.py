@@ -87,6 +87,7 @@ def test_layers_point_downwards():
         "adequacy": ("studies", "claims", "plotting"),
         "claims": ("models", "training", "studies"),
         "plotting": ("models", "training", "studies", "claims"),
+        "forecast": ("studies", "claims", "adequacy", "md", "dft"),
     }
     for layer, above in forbidden.items():
         for path in (codehash.ROOT / layer).rglob("*.py"):
@@ -135,7 +136,9 @@ def test_weights_of_published_potentials_lie_in_the_named_folder(repository, tmp
     ("change", "message"),
     [
         ({"scael": "mini"}, "config/config.yaml: unknown key 'scael'; did you mean 'scale'"),
-        ({"scale": "medium"}, "config/config.yaml: key 'scale'"),
+        ({"scale": "minni"}, "key 'scale': expected one of mini, full, found 'minni'; did you mean 'mini'?"),
+        ({"studies": "krcelic"}, "key 'studies': expected a list in brackets, such as [one, two], found 'krcelic'"),
+        ({"mirror": "no/such/folder"}, "key 'mirror': no folder no/such/folder"),
         ({"device": 3}, "config/config.yaml: key 'device'"),
         ({"seeds": ["zero"]}, "config/config.yaml: key 'seeds.0'"),
         ({"budget_scale": 0}, "config/config.yaml: key 'budget_scale'"),
@@ -295,7 +298,7 @@ def test_front_page_lists_the_claims_of_the_source(tmp_path, whose):
         Claim(id=f"c{i}", quantity=f"quantity of c{i}", paper=10.0, judged_at=("full",), by=by, **common)
         for i, by in enumerate(whose)
     ]
-    outcomes = [Outcome(claim, "mini", (), Verdict.NOT_RUN, None, "no data") for claim in claims]
+    outcomes = [Outcome(claim, "mini", (), Verdict.CONTRADICTED, None, "twelve") for claim in claims]
     claim_set = ClaimSet("krcelic", "A thesis", {claim.id: claim for claim in claims}, (), ())
     (tmp_path / "krcelic").mkdir()
     table.write(claim_set, outcomes, tmp_path / "krcelic" / "verdicts.html")
@@ -303,5 +306,8 @@ def test_front_page_lists_the_claims_of_the_source(tmp_path, whose):
     theirs = whose.count("paper")
     assert f"{theirs} claims of the source" in page
     assert ("predictions of this project" in page) == ("ours" in whose)
-    assert page.count("quantity of c") == theirs
+    # What was contradicted is listed, predictions with their mark; the first words count the source's claims alone.
+    assert page.count("quantity of c") == len(whose)
+    assert page.count("(prediction of this project)") == whose.count("ours")
+    assert page.startswith(f"**{theirs}** claims of 1 source: ")
     docutils_core.publish_string(page, writer="html", settings_overrides={"halt_level": 2, "report_level": 2})

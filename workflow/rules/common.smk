@@ -1,10 +1,9 @@
 # Configuration, paths and the parameters that all rules share. Priorities: dynamics and reference calculations
 # (50) and trainings (10) go before what is quick, so that the longest chain does not run alone at the end.
+import difflib
 import os
 import re
 import subprocess
-
-import yaml
 
 from snakemake.exceptions import WorkflowError
 
@@ -27,7 +26,12 @@ add_to_python_path(ROOT / "workflow" / "src")
 
 try:
     PROJECT = load_project(
-        {key: value for key, value in config.items() if key != "front_page"}, ROOT
+        {
+            key: value
+            for key, value in config.items()
+            if key not in ("front_page", "forecast_targets")
+        },
+        ROOT,
     )
 except InputError as error:
     raise WorkflowError(str(error)) from None
@@ -110,6 +114,22 @@ def wrong_scale(wildcards):
         f"{PROJECT.settings['results']}/{OTHER_SCALE}/{wildcards.rest} belongs to the other scale: "
         f"run with --config scale={OTHER_SCALE}"
     )
+
+
+def unknown_target(wildcards):
+    """One line about a target that no rule has, with the nearest names or the study that is not enabled."""
+    name = wildcards.target
+    study = name.partition("_")[0]
+    if (ROOT / f"config/studies/{study}.yaml").is_file():
+        study_numbers(study)
+    known = [rule.name for rule in workflow.rules]
+    close = difflib.get_close_matches(name, known, n=3)
+    hint = (
+        f"did you mean {' or '.join(close)}?"
+        if close
+        else "README.md lists the targets; `snakemake --list-target-rules` names all rules"
+    )
+    raise WorkflowError(f"no target {name}; {hint}")
 
 
 # ---- data ----
@@ -669,24 +689,6 @@ def speed_runs(study):
     return [
         first,
         *(name for name, run in RUNS[study].items() if "tradeoff" in run.groups),
-    ]
-
-
-# ---- mini data ----
-
-MINI_RECIPE = "config/mini_data/ani.yaml"
-MINI_ANI = yaml.safe_load((ROOT / MINI_RECIPE).read_text())
-MINI_BUILD = f"{PROJECT.settings['results']}/mini_data/ani"
-
-
-def mini_shards():
-    """File names of all shards: molecule, fidelity and first row."""
-    size = MINI_ANI["shard_size"]
-    return [
-        f"{molecule['name']}_{kind}_{first:04d}"
-        for molecule in MINI_ANI["molecules"]
-        for kind in ("dft", "cc")
-        for first in range(0, molecule[f"n_{kind}"], size)
     ]
 
 

@@ -74,7 +74,7 @@ rule mini_ani_shard:
 rule mini_ani1x:
     input:
         recipe=MINI_RECIPE,
-        shards=[f"{MINI_BUILD}/shards/{name}.jsonl" for name in mini_shards()],
+        shards=[f"{MINI_BUILD}/shards/{name}" for name in mini_shards()],
     output:
         data=f"{MINI_BUILD}/ani1x-mini.h5",
         rows=f"{MINI_BUILD}/rows.csv",

@@ -1,4 +1,7 @@
-# Recipes of the mini data sets other than mini ANI-1x, and the files that their rules make.
+# Recipes of the mini data sets, and the files that their rules make.
+import yaml
+
+from mlip_studies.mini_data.ani import shard_name
 from mlip_studies.mini_data.recipe import SETS as MINI_SETS
 from mlip_studies.mini_data.recipe import builder, load_recipe, n_rows
 from mlip_studies.mini_data.shards import shard_ranges, system_shard_name
@@ -10,6 +13,23 @@ MINI_MINIMA = {
     "ani1": "resources/ani1x-mini/minima",
     "qm7x": "resources/qm7x-mini/minima",
 }
+
+
+# Mini ANI-1x, which is made in shards of rows.
+MINI_RECIPE = "config/mini_data/ani.yaml"
+MINI_ANI = yaml.safe_load((ROOT / MINI_RECIPE).read_text())
+MINI_BUILD = f"{MINI_ROOT}/ani"
+
+
+def mini_shards():
+    """File names of all shards: molecule, fidelity and first row."""
+    size = MINI_ANI["shard_size"]
+    return [
+        shard_name(molecule["name"], kind, first)
+        for molecule in MINI_ANI["molecules"]
+        for kind in ("dft", "cc")
+        for first in range(0, molecule[f"n_{kind}"], size)
+    ]
 
 
 def mini_recipe(wildcards):

@@ -75,3 +75,23 @@ rule other_scale:
         runtime=10,
     shell:
         "exit 1"
+
+
+# So does a target that no rule has, with the nearest names.
+rule unknown_target:
+    input:
+        unknown_target,
+    output:
+        "{target}",
+    log:
+        f"{LOGS}/unknown_target/{{target}}.log",
+    wildcard_constraints:
+        target=r"[A-Za-z][A-Za-z0-9_]*",
+    localrule: True
+    conda:
+        "../../envs/core.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    shell:
+        "exit 1"

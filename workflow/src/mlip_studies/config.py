@@ -57,7 +57,34 @@ def validate(content: dict[str, Any], schema_path: Path, label: str) -> None:
         hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(sorted(known))}"
         full = f"{key}.{name}" if key else name
         raise InputError(f"{label}: unknown key {full!r}; {hint}")
-    raise InputError(f"{label}: key {key or '(top level)'!r}: {error.message}")
+    raise InputError(f"{label}: key {key or '(top level)'!r}: {_expected(error)}")
+
+
+_KINDS = {
+    "array": "a list in brackets, such as [one, two]",
+    "object": "a mapping of keys",
+    "string": "a text",
+    "number": "a number",
+    "integer": "a whole number",
+    "boolean": "true or false",
+    "null": "null",
+}
+
+
+def _expected(error: Any) -> str:
+    """What a schema's error expected, in the words of YAML rather than JSON."""
+    if error.validator == "type":
+        wanted = [error.validator_value] if isinstance(error.validator_value, str) else error.validator_value
+        return f"expected {' or '.join(_KINDS[kind] for kind in wanted)}, found {error.instance!r}"
+    if error.validator == "enum":
+        choices = [str(choice) for choice in error.validator_value]
+        close = difflib.get_close_matches(str(error.instance), choices, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        return f"expected one of {', '.join(choices)}, found {error.instance!r}{hint}"
+    if error.validator == "required":
+        missing = sorted(set(error.validator_value) - set(error.instance))
+        return f"key {missing[0]!r} is missing"
+    return str(error.message)
 
 
 def merge(base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:
@@ -130,6 +157,11 @@ def load_project(settings: dict[str, Any], root: Path) -> Project:
         # On the command line (--config 'seeds=[0,1]') the members of a list arrive as text.
         settings["seeds"] = [int(s) if isinstance(s, str) and s.isdigit() else s for s in settings["seeds"]]
     validate(settings, root / "workflow" / "schemas" / "config.schema.yaml", "config/config.yaml")
+    mirror = settings.get("mirror")
+    if mirror is not None and "://" not in mirror and not Path(mirror).expanduser().is_dir():
+        raise InputError(
+            f"config/config.yaml: key 'mirror': no folder {mirror}; name the one that holds the data files"
+        )
     datasets = read_yaml(root / "config" / "datasets.yaml")
     validate(datasets, root / "workflow" / "schemas" / "datasets.schema.yaml", "config/datasets.yaml")
     datasets = datasets.get("datasets", datasets)
@@ -244,7 +276,10 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _with_overrides(numbers: dict[str, Any], settings: dict[str, Any], name: str) -> dict[str, Any]:
-    """Apply the settings that shrink a study: seeds, mixes, budget_scale."""
+    """Apply the settings that shrink a study: seeds, mixes, and budget_scale to trainings.
+
+    Dynamics and checks are shortened where their jobs are made, as their least lengths depend on these.
+    """
     numbers = copy.deepcopy(numbers)
     if settings.get("seeds"):
         numbers["seeds"] = list(settings["seeds"])
@@ -259,11 +294,6 @@ def _with_overrides(numbers: dict[str, Any], settings: dict[str, Any], name: str
         for entry in numbers.get("experiments", {}).values():
             entry["mixes"] = _restricted(entry["mixes"], settings["mixes"])
     factor = settings.get("budget_scale", 1.0)
-    for simulation in numbers.get("md", {}).values():
-        for entry in (simulation, *simulation["runs"]):
-            for key in ("time_ps", "thermalise_ps"):
-                if key in entry:
-                    entry[key] *= factor
     for training in _trainings(numbers):
         for key in ("max_steps", "max_epochs"):
             if training.get(key):

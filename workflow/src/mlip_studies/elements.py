@@ -46,7 +46,7 @@ def symbols(values: Iterable[int]) -> list[str]:
 
 
 def formula(atomic_numbers: Sequence[int] | NDArray[np.integer]) -> str:
-    """Hill formula, for example ``C2H6O``."""
+    """Hill formula, for example ``C2H6O``, of atomic numbers (n_atoms,)."""
     values, counts = np.unique(np.asarray(atomic_numbers), return_counts=True)
     count = {symbol(int(z)): int(n) for z, n in zip(values, counts, strict=True)}
     order = sorted(count)

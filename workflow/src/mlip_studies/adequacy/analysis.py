@@ -335,7 +335,14 @@ def _vertex(x: FloatArray, energy: FloatArray) -> float:
 
 
 def count_minima(x: FloatArray, energy: FloatArray, periodic: bool, prominence: float = PROMINENCE_EV) -> int:
-    """Number of local minima at least ``prominence`` (eV) deep; ends of a scan count only where it is a full turn."""
+    """Number of local minima at least ``prominence`` (eV) deep; ends of a scan count only where it is a full turn.
+
+    Args:
+        x: coordinate of the scan, shape (n,).
+        energy: shape (n,), eV.
+        periodic: whether the scan is a full turn.
+        prominence: eV.
+    """
     from scipy.signal import find_peaks
 
     if not periodic:
@@ -410,7 +417,13 @@ def _linear_barrier(x: FloatArray, energy: FloatArray) -> float:
 
 
 def symmetry_residual(shape: Scan, x: FloatArray, energy: FloatArray) -> float:
-    """Largest difference of energies that symmetry makes equal, eV; NaN if no two points are such partners."""
+    """Largest difference of energies that symmetry makes equal, eV; NaN if no two points are such partners.
+
+    Args:
+        shape: the scan, which knows its symmetry.
+        x: coordinate, shape (n,), degrees.
+        energy: shape (n,), eV.
+    """
     worst = float("nan")
     partners = ([360.0 - x] if shape.mirrored else []) + [
         (x + 360.0 * k / shape.fold) for k in range(1, shape.fold if shape.periodic else 1)
@@ -429,7 +442,12 @@ def symmetry_residual(shape: Scan, x: FloatArray, energy: FloatArray) -> float:
 
 
 def harmonic_r2(x: FloatArray, energy: FloatArray) -> float:
-    """Coefficient of determination of a parabola around the lowest angle; NaN of fewer than five points there."""
+    """Coefficient of determination of a parabola around the lowest angle; NaN of fewer than five points there.
+
+    Args:
+        x: angle, shape (n,), degrees.
+        energy: shape (n,), eV.
+    """
     if not len(x):
         return float("nan")
     near = np.abs(x - x[energy.argmin()]) <= HARMONIC_DEGREES + 1e-9
@@ -445,6 +463,9 @@ def tortuosity(energy: FloatArray) -> float:
     """Length of the way of the energy over that from the first point to the lowest and on to the last.
 
     1 if there is one minimum and no maximum between the ends; NaN if the curve is flat.
+
+    Args:
+        energy: shape (n,), eV.
     """
     if len(energy) < 3:
         return float("nan")
@@ -453,7 +474,11 @@ def tortuosity(energy: FloatArray) -> float:
 
 
 def largest_jump(energy: FloatArray) -> float:
-    """Largest deviation of a point from the cubic through its four neighbours (equal steps), eV; NaN below five."""
+    """Largest deviation of a point from the cubic through its four neighbours, eV; NaN of fewer than five points.
+
+    Args:
+        energy: at equal steps, shape (n,), eV.
+    """
     if len(energy) < 5:
         return float("nan")
     cubic = (-energy[:-4] + 4 * energy[1:-3] + 4 * energy[3:-1] - energy[4:]) / 6

@@ -121,7 +121,8 @@ def _expected(sizes: Sequence[int], seconds: Sequence[float], n_atoms: int) -> f
     if len(sizes) < 2:
         return 0.0
     exponent, _ = fit_exponent(sizes[-2:], seconds[-2:])
-    return seconds[-1] * (n_atoms / sizes[-1]) ** min(max(exponent, 0.0), _MAX_EXPONENT)
+    estimate: float = seconds[-1] * (n_atoms / sizes[-1]) ** min(max(exponent, 0.0), _MAX_EXPONENT)
+    return estimate
 
 
 def time_evaluator(evaluator: Evaluator, config: CostConfig) -> list[dict[str, Any]]:

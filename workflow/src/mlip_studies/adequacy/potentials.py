@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,8 @@ from mlip_studies.units import BOHR_TO_ANGSTROM, HARTREE_PER_BOHR_TO_EV_PER_ANGS
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
+
+    from mlip_studies.models.pretrained import PublishedModel
 
 PRECISIONS = ("float64", "float32")
 STATUSES = ("ok", "unsupported", "not_finite", "failed", "not_converged")
@@ -269,8 +271,9 @@ def ase_calculator(evaluator: Evaluator, charge: int = 0, multiplicity: int = 1)
         implemented_properties: list[str] = ["energy", "free_energy", "forces"]  # noqa: RUF012 (as in ASE)
 
         def calculate(self, atoms: Any = None, properties: Any = None, system_changes: list[str] = all_changes) -> None:
-            super().calculate(atoms, properties, system_changes)
+            super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]  # ASE, unannotated
             molecule = self.atoms
+            assert molecule is not None
             if molecule.pbc.any():
                 raise InputError("periodic molecule: potentials here are for molecules only, set atoms.pbc = False")
             structure = Structure(
@@ -339,7 +342,7 @@ class NetworkEvaluator(Evaluator):
         return [_Point(float(e), f) for e, f in zip(energy.detach().double().cpu().numpy(), parts, strict=True)]
 
     def atomic_energies(self, structure: Structure) -> FloatArray | None:
-        """Of the ANI potentials; energies of other networks' atoms have more than the neighbours in them."""
+        """Shape (n_atoms,), eV, of ANI potentials; those of other networks have more than the neighbours in them."""
         from dataclasses import replace
 
         import torch
@@ -364,7 +367,8 @@ class NetworkEvaluator(Evaluator):
             fidelity=batch.fidelity.repeat(len(structure)),
         )
         with torch.no_grad():
-            return model(apart).double().cpu().numpy()
+            energies: FloatArray | None = model(apart).double().cpu().numpy()
+            return energies
 
 
 class XTBEvaluator(Evaluator):
@@ -651,7 +655,8 @@ def open_evaluator(entry: Mapping[str, Any], precision: str = "float64") -> Eval
 
     spec = _pretrained_spec(entry)
     potential = load_pretrained_potential(spec, dtype=dtype)
-    potential.model.sum_as_published = precision == "float32"
+    published = cast("PublishedModel", potential.model)
+    published.sum_as_published = precision == "float32"
     return NetworkEvaluator(entry, precision, potential, spec.sha256)
 
 

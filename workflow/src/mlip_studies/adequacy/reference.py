@@ -23,7 +23,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,7 +140,7 @@ def states_of(scan: Scan, method: str = WHERE_BONDS_BREAK) -> tuple[str, ...]:
 
 
 def calculated_points(scan: Scan, every: int = 1) -> IntArray:
-    """Points of a scan that are calculated, ascending; every n-th and the last, of a surface along both axes.
+    """Points of a scan that are calculated, shape (n,), ascending; every n-th and the last, of a surface on both axes.
 
     Of two parts that are drawn apart they lie closer at the start, where the well is: as many, evenly in the logarithm
     of their number.
@@ -160,7 +160,7 @@ def calculated_points(scan: Scan, every: int = 1) -> IntArray:
 
 
 def neighbours_of(scan: Scan, points: IntArray) -> dict[int, tuple[int, ...]]:
-    """Those next to each point among some points of a scan, of a surface along both axes."""
+    """Those next to each point among some points (n,) of a scan, of a surface along both axes."""
     if scan.kind == "surface":
         _, x = np.unique(scan.columns["x_angstrom"][points], return_inverse=True)
         _, y = np.unique(scan.columns["y_angstrom"][points], return_inverse=True)
@@ -211,7 +211,7 @@ def congruent(numbers: IntArray, first: FloatArray, second: FloatArray) -> bool:
 
 
 def equal_points(scan: Scan, points: IntArray) -> dict[int, int]:
-    """For each of some points the first one that is congruent to it, maybe itself."""
+    """For each of some points (n,) the first one that is congruent to it, maybe itself."""
     numbers = scan.structures[0].atomic_numbers
     i, j = np.triu_indices(len(numbers), 1)
     pair = np.sort(np.array([numbers[i], numbers[j]]), axis=0)
@@ -544,7 +544,12 @@ def lowest_state(states: Mapping[str, Mapping[str, Any]]) -> str | None:
 
 
 def _line(
-    scan: Scan, point: int, source: int, rows: list[Mapping[str, Any]], states: Mapping[str, Any], reason: str | None
+    scan: Scan,
+    point: int,
+    source: int,
+    rows: Sequence[Mapping[str, Any]],
+    states: Mapping[str, Any],
+    reason: str | None,
 ) -> dict[str, Any]:
     """A line of the table without relative energies."""
     line: dict[str, Any] = {

@@ -286,11 +286,12 @@ def cyclobutadiene(x: float, y: float, ch: float = CH) -> Structure:
 
 
 def turned(positions: FloatArray, axis: FloatArray, origin: FloatArray, degrees: float) -> FloatArray:
-    """Positions (n, 3) turned about an axis through ``origin``, right-handed."""
+    """Positions (n, 3), Å, turned right-handed about an axis (3,) through ``origin`` (3,), Å."""
     from scipy.spatial.transform import Rotation
 
     rotation = Rotation.from_rotvec(np.asarray(axis) / np.linalg.norm(axis) * np.radians(degrees))
-    return rotation.apply(positions - origin) + origin
+    rotated: FloatArray = rotation.apply(positions - origin) + origin
+    return rotated
 
 
 def angle(positions: FloatArray, i: int, j: int, k: int) -> float:

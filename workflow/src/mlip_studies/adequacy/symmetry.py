@@ -152,7 +152,8 @@ def random_rotations(n: int, rng: np.random.Generator) -> FloatArray:
     """Proper rotations, uniformly distributed, shape (n, 3, 3)."""
     from scipy.spatial.transform import Rotation
 
-    return Rotation.from_quat(rng.normal(size=(n, 4))).as_matrix().reshape(n, 3, 3)
+    matrices: FloatArray = Rotation.from_quat(rng.normal(size=(n, 4))).as_matrix().reshape(n, 3, 3)
+    return matrices
 
 
 @dataclass(frozen=True)
@@ -355,8 +356,8 @@ def drift(time: FloatArray, total: FloatArray) -> float:
     the plain slope of a short run would see where in a swing it began and ended.
 
     Args:
-        time: shape (n,), equally spaced, at least 3.
-        total: energies, shape (n,).
+        time: shape (n,), equally spaced, at least 3, in any unit.
+        total: energies, shape (n,), in any unit.
     """
     weight = np.hanning(len(time) + 2)[1:-1]
     centred = time - np.average(time, weights=weight)

@@ -361,7 +361,8 @@ class _OneKind(Filter):
 
     def keep(self, block: Block) -> NDArray[np.bool_]:
         """See :meth:`Filter.keep`."""
-        return (self._column(block, self.column) == self.value) == (self.which == "only")
+        kept: NDArray[np.bool_] = (self._column(block, self.column) == self.value) == (self.which == "only")
+        return kept
 
     def reason(self) -> str:
         """See :meth:`Filter.reason`."""

@@ -125,7 +125,8 @@ class NamedSplit:
         return self._prefix("val", self.val_sizes[self.train_sizes.index(train_size)])
 
     def _prefix(self, part: str, size: int | None) -> Rows:
-        rows, sizes = getattr(self, part), getattr(self, f"{part}_sizes")
+        rows: Rows = getattr(self, part)
+        sizes = getattr(self, f"{part}_sizes")
         if size is None:
             return rows
         if size not in sizes:
@@ -669,7 +670,8 @@ def read_indices(path: PathLike, key: str | None = None) -> Rows:
         raise InputError(f"{path}: not a list of row numbers ({message}); expected {expected}") from None
     if values.dtype.kind not in "iu" or values.size == 0:
         raise InputError(f"{path}: {values.size} entries of type {values.dtype}; expected {expected}")
-    return values.reshape(-1).astype(np.int64)
+    flat: Rows = values.reshape(-1).astype(np.int64)
+    return flat
 
 
 def locate_indices(spec: Mapping[str, Any], files: Sequence[Path]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,7 +139,7 @@ class NBodyData:
 
 
 def edges(charges: FloatArray) -> FloatArray:
-    """Products of charges, shape (..., n_balls, n_balls), the diagonal included, from (..., n_balls)."""
+    """Products of charges, shape (..., n_balls, n_balls), the diagonal included, from (..., n_balls), dimensionless."""
     return charges[..., :, None] * charges[..., None, :]
 
 
@@ -279,7 +279,7 @@ def _member(name: str) -> zipfile.ZipInfo:
     return zipfile.ZipInfo(f"{name}.npy")
 
 
-def _write_header(stream: BinaryIO, shape: tuple[int, ...]) -> None:
+def _write_header(stream: IO[bytes], shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(stream, {"descr": "<f8", "fortran_order": False, "shape": shape})
 
 

@@ -203,7 +203,7 @@ def residual_statistics(
         store: the data.
         fidelity: the label.
         energies_ev: atomic number to energy, eV.
-        rows: row numbers; all if None. Rows without the label are passed over.
+        rows: row numbers, shape (n,); all if None. Rows without the label are passed over.
 
     Returns:
         ``n_rows``, ``mean_ev`` and ``std_ev`` (population standard deviation).

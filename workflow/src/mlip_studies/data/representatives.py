@@ -171,6 +171,10 @@ def perceived_smiles(atomic_numbers: NDArray[np.integer], positions: NDArray[np.
     """Canonical SMILES of a neutral molecule by RDKit's perception of bonds, empty if that fails.
 
     (Y. Kim and W. Y. Kim, Bull. Korean Chem. Soc. 36, 1769 (2015), as in RDKit's ``rdDetermineBonds``.)
+
+    Args:
+        atomic_numbers: shape (n_atoms,).
+        positions: shape (n_atoms, 3), Å.
     """
     lines = [
         f"{symbol(int(z))} {x:.6f} {y:.6f} {w:.6f}" for z, (x, y, w) in zip(atomic_numbers, positions, strict=True)

@@ -296,7 +296,7 @@ def fit_self_energies(
 
     Args:
         store: the data.
-        fidelity_rows: per fidelity the rows to fit on; fidelities without rows are not allowed.
+        fidelity_rows: per fidelity the rows to fit on, shape (n,); fidelities without rows are not allowed.
         elements: atomic numbers; those of the store by default.
         rows_name: how the rows were chosen, ``train`` or ``all``.
         chunk_rows: rows in memory at a time.
@@ -334,7 +334,8 @@ def regress_store(
 
     Args:
         store: the data.
-        rows: rows to fit on, such as a training set; each fidelity uses those that have its label. All if None.
+        rows: rows to fit on, shape (n,), such as a training set; each fidelity uses those that have its label. All if
+            None.
         rows_name: how the rows were chosen; ``all`` if none are given, else ``train``.
         elements: atomic numbers; those of the store by default.
         chunk_rows: rows in memory at a time.
@@ -363,7 +364,7 @@ def regress_store(
 
 
 def select_rows(store: Store, split: Split, low: str, high: str, rows: str = "train") -> dict[str, NDArray[np.int64]]:
-    """Rows to fit on, per fidelity.
+    """Rows to fit on, per fidelity, each of shape (n,).
 
     Args:
         store: the data.

@@ -40,6 +40,10 @@ def ground_state_spin(element: str, charge: int = 0) -> int:
     An ion has the configuration of the neutral atom with as many electrons, which does not hold where d or f shells
     fill.
 
+    Args:
+        element: its symbol.
+        charge: elementary charges.
+
     Raises:
         ValueError: no electrons are left, or the ion or its isoelectronic atom has an open d or f shell.
     """

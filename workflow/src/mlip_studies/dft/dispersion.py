@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,7 +75,7 @@ def free_atom_density(element: str, xc: str, basis: str) -> FloatArray:
     return np.asarray(mf.make_rdm1())
 
 
-def hirshfeld_ratios(mf) -> FloatArray:
+def hirshfeld_ratios(mf: Any) -> FloatArray:
     """Ratio of the Hirshfeld volume of each atom to the volume of the free atom, shape (n_atoms,).
 
     The volume is the integral of r³ times the density, on the integration grid of ``mf``.
@@ -179,7 +180,8 @@ class _Pairs:
         pair = pair.reshape(-1, *self.vectors.shape).sum(axis=0)
         pair += (radial / self.distances)[..., None] * self.vectors
         pair *= self.off_diagonal[..., None]
-        return pair.sum(axis=1) - pair.sum(axis=0)
+        forces: FloatArray = pair.sum(axis=1) - pair.sum(axis=0)
+        return forces
 
 
 def _fermi(pairs: _Pairs, radii: FloatArray, beta: float) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -247,13 +249,13 @@ def mbd_from_parameters(
 
     # Screening by the short-range coupling.
     dynamic = alpha / (1.0 + (frequencies[:, None] / (4.0 / 3.0 * c6 / alpha**2)) ** 2)
-    widths = np.cbrt(np.sqrt(2.0 / np.pi) * dynamic / 3.0)
+    widths: FloatArray = np.cbrt(np.sqrt(2.0 / np.pi) * dynamic / 3.0)
     widths = np.sqrt(widths[:, :, None] ** 2 + widths[:, None, :] ** 2)
     damping, d_damping, _ = _fermi(pairs, radii, beta)
     short, d_short = 1.0 - damping, -d_damping
     (ga, gb), (dga, dgb) = _gaussian_dipole(pairs, widths)
     coupling = pairs.tensor(short * ga, short * gb) * pairs.off_diagonal[..., None, None]
-    response = coupling.transpose(0, 1, 3, 2, 4).reshape(-1, 3 * n, 3 * n)
+    response: NDArray[np.floating] = coupling.transpose(0, 1, 3, 2, 4).reshape(-1, 3 * n, 3 * n)
     response[:, np.arange(3 * n), np.arange(3 * n)] += np.repeat(1.0 / dynamic, 3, axis=1)
     response = np.linalg.inv(response)
     blocks = response.reshape(-1, n, 3, n, 3)

@@ -20,8 +20,9 @@ from mlip_studies.dft.run import build_molecule, complete_field, mean_field, on_
 
 LEVEL_SHIFT_HARTREE = 0.5
 DAMPING = 0.3
-#: cycles of each step after plain DIIS
-FALLBACK_CYCLES = 100
+#: cycles of the steps after plain DIIS
+SHIFT_CYCLES = 100
+SECOND_ORDER_CYCLES = 100
 #: share of the memory limit that PySCF may plan its blocks with
 MEMORY_SHARE = 0.7
 STRATEGIES = ("diis", "level_shift", "newton")
@@ -81,7 +82,7 @@ def converge(
             density = guess
         shifted = mean_field(mol, level, unrestricted)
         shifted = on_gpu(shifted) if backend == "gpu" else shifted
-        shifted.level_shift, shifted.damp, shifted.max_cycle = LEVEL_SHIFT_HARTREE, DAMPING, FALLBACK_CYCLES
+        shifted.level_shift, shifted.damp, shifted.max_cycle = LEVEL_SHIFT_HARTREE, DAMPING, SHIFT_CYCLES
         mf, more = _iterate(shifted, density)
         cycles, energy = cycles + more, float(mf.e_tot)
         if mf.converged and np.isfinite(energy):
@@ -89,7 +90,7 @@ def converge(
         density = _density(mf)
         if np.isfinite(density).all():
             second = mean_field(mol, level, unrestricted).newton()
-            second.max_cycle = FALLBACK_CYCLES
+            second.max_cycle = SECOND_ORDER_CYCLES
             mf, more = _iterate(second, density)
             cycles, energy = cycles + more, float(mf.e_tot)
             if mf.converged and np.isfinite(energy):

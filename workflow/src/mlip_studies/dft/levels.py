@@ -151,7 +151,8 @@ def mp2_cbs(mp2_tz: float, mp2_qz: float, beta: float = 2.51) -> float:
     The exponent 2.51 reproduces the published ``ccsd(t)_cbs.energy`` column of ANI-1x; ORCA's usual 3.05 does not.
     """
     a, b = 3.0**beta, 4.0**beta
-    return (a * mp2_tz - b * mp2_qz) / (a - b)
+    limit: float = (a * mp2_tz - b * mp2_qz) / (a - b)
+    return limit
 
 
 def composite_ccsd_t_cbs(

@@ -240,7 +240,8 @@ def spin_state(
         mol: PySCF's molecule, with the state's number of unpaired electrons.
         level: the level of theory.
         state: one of :data:`STATES`.
-        guesses: start density by name, None for PySCF's superposition of atoms.
+        guesses: start density by name, shape (n_basis, n_basis) or (2, n_basis, n_basis); None for PySCF's
+            superposition of atoms.
         must_beat: electronic energy in hartree; if no start comes lower, the check of the stability is left out.
         stability: check unrestricted fields and follow them down.
 
@@ -285,7 +286,7 @@ def warm_up() -> None:
 
 
 def read_orbitals(path: Path, state: str) -> list[FloatArray]:
-    """Occupied orbitals of a state as :func:`calculate` wrote them, empty if the file does not hold it."""
+    """Occupied orbitals (n_basis, n_occupied) of a state's spins as :func:`calculate` wrote them; empty without any."""
     with np.load(path) as stored:
         return [stored[f"{state}_{spin}"] for spin in ("a", "b") if f"{state}_{spin}" in stored]
 
@@ -400,5 +401,6 @@ def _empty(detail: str, found: SpinState | None = None) -> dict[str, Any]:
 def _save(path: Path, arrays: Mapping[str, FloatArray]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-    np.savez(temporary, **arrays)
+    content: dict[str, Any] = dict(arrays)
+    np.savez(temporary, **content)
     os.replace(temporary, path)

@@ -122,7 +122,8 @@ def gpu_available() -> bool:
     """Whether gpu4pyscf and a device for it are there."""
     try:
         import_module("gpu4pyscf")
-        return import_module("cupy").cuda.runtime.getDeviceCount() > 0
+        found: bool = import_module("cupy").cuda.runtime.getDeviceCount() > 0
+        return found
     except Exception:  # a driver that is missing or does not fit says so in many ways
         return False
 
@@ -269,7 +270,9 @@ def optimise_and_hessian(
     """
     positions = np.array(positions, dtype=np.float64)
     n = len(atomic_numbers)
-    density = hessian = None
+    density: Any = None
+    # Made in the first step at the latest.
+    hessian: FloatArray = np.empty((0, 0))
     previous = np.inf
     for step_index in range(max_steps):
         mf = mean_field(build_molecule(atomic_numbers, positions, level.basis, level.cartesian, charge), level)

@@ -82,4 +82,5 @@ def sample_displacements(
     coefficients = rng.dirichlet(np.ones(n_modes + 1))[:n_modes]
     signs = rng.choice([-1.0, 1.0], size=n_modes)
     amplitudes = signs * np.sqrt(3.0 * coefficients * n_atoms * BOLTZMANN_HARTREE_PER_K * temperature / force_constants)
-    return np.einsum("m,mac->ac", amplitudes, modes)
+    displacement: FloatArray = np.einsum("m,mac->ac", amplitudes, modes)
+    return displacement

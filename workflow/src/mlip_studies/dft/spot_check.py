@@ -24,7 +24,6 @@ working directory::
 
 from __future__ import annotations
 
-import argparse
 import errno
 import hashlib
 import json
@@ -39,7 +38,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from mlip_studies.artifacts import PathLike, atomic_path, require, sha256_of, write_text
@@ -50,7 +48,8 @@ from mlip_studies.dft.levels import DFT_LEVELS
 from mlip_studies.dft.run import build_molecule, gpu_available
 from mlip_studies.elements import formula, number, symbol
 from mlip_studies.errors import InputError
-from mlip_studies.runtime.options import check, did_you_mean, read_options
+from mlip_studies.runtime.command import read_command_line
+from mlip_studies.runtime.options import check, did_you_mean, read_options, read_options_file
 from mlip_studies.runtime.state import JobState, Requeue, StopRequest, disk_errors
 from mlip_studies.units import HARTREE_TO_EV
 
@@ -139,17 +138,7 @@ class SpotCheckConfig:
         Raises:
             InputError: no such file, not YAML, or a wrong key in it.
         """
-        path = Path(path)
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError(f"{path}: cannot read ({error.strerror}); name the run's YAML file") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
-        try:
-            return cls.from_dict(values)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
+        return read_options_file(cls.from_dict, path)
 
 
 @dataclass(frozen=True)
@@ -246,7 +235,7 @@ def read_frames(path: PathLike) -> Frames:
     n = len(ptr) - 1
 
     def column(key: str, missing: float, kind: type) -> NDArray[Any]:
-        values = arrays.get(key, np.full(n, missing)).astype(kind)
+        values: NDArray[Any] = arrays.get(key, np.full(n, missing)).astype(kind)
         if values.shape != (n,):
             raise InputError(f"{path}: `{key}` has shape {values.shape}, expected ({n},); sample the frames again")
         return values
@@ -664,15 +653,11 @@ def main_spot_check(arguments: Sequence[str] | None = None) -> int:
     Raises:
         InputError: see :func:`run_spot_checks`.
     """
-    parser = argparse.ArgumentParser(prog="python -m mlip_studies spot-check", description="DFT labels of frames.")
-    parser.add_argument("config", type=Path, help="the run's YAML file")
-    parser.add_argument("--output", type=Path, help="folder for the results (default: beside the YAML file)")
-    parser.add_argument("--workers", type=int, help="processes of one thread (default: as the YAML file says)")
-    options = parser.parse_args(arguments)
-    config = SpotCheckConfig.from_yaml(options.config)
+    workers = {"--workers": {"type": int, "help": "processes of one thread (default: as the YAML file says)"}}
+    options = read_command_line("spot-check", "DFT labels of frames.", arguments, workers)
+    config, output = SpotCheckConfig.from_yaml(options.config), options.output
     if options.workers is not None:
         values = {field.name: getattr(config, field.name) for field in fields(config)}
         config = SpotCheckConfig.from_dict({**values, "workers": options.workers})
-    output = options.output if options.output is not None else options.config.with_suffix("")
     print(describe(run_spot_checks(config, SpotCheckOutputs.in_folder(output), output / ".state")))
     return 0

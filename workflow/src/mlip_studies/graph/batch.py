@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,12 +48,12 @@ class Budget:
 
     @staticmethod
     def of_counts(counts: NDArray[np.integer]) -> tuple[int, int, int]:
-        """Atoms, pairs and triplets of molecules with these numbers of atoms, all pairs being edges."""
+        """Atoms, pairs and triplets of molecules with these numbers of atoms (n_graphs,), all pairs being edges."""
         n = np.asarray(counts, dtype=np.int64)
         return int(n.sum()), int((n * (n - 1) // 2).sum()), int((n * (n - 1) * (n - 2)).sum())
 
     def holds(self, counts: NDArray[np.integer]) -> bool:
-        """Whether molecules with these numbers of atoms fit."""
+        """Whether molecules with these numbers of atoms (n_graphs,) fit."""
         atoms, pairs, triplets = self.of_counts(counts)
         return (
             len(counts) == self.graphs
@@ -113,12 +114,12 @@ class GraphBatch:
         return self.budget is not None
 
     def with_positions(self, positions: Tensor) -> GraphBatch:
-        """The same graph at other positions (n_atoms, 3), for example ones that require gradients."""
+        """The same graph at other positions (n_atoms, 3), Å, for example ones that require gradients."""
         return replace(self, positions=positions)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> GraphBatch:
         """The batch on another device, or with positions of another floating-point type."""
-        changed = {}
+        changed: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, Tensor):
@@ -138,7 +139,7 @@ class GraphBatch:
     def symmetric(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         """``function(*inputs)`` for edge quantities that are the same for an edge and its reverse.
 
-        Each input has n_edges rows. Where edges come in pairs, only the first half is computed.
+        Each input has n_edges rows, shape (n_edges, ...). Where edges come in pairs, only the first half is computed.
         """
         if self.n_pairs is None:
             return function(*inputs)
@@ -307,7 +308,7 @@ class RaggedDataset:
         self.cutoff = None if cutoff is None or self._all_within(positions, ptr, cutoff) else cutoff
 
     @staticmethod
-    def _all_within(positions: NDArray[np.float64], ptr: NDArray[np.integer], cutoff: float) -> bool:
+    def _all_within(positions: NDArray[np.floating], ptr: NDArray[np.integer], cutoff: float) -> bool:
         """Whether no pair of any molecule can be beyond the cutoff: the mask would keep everything."""
         counts = np.diff(ptr)
         if len(positions) == 0:
@@ -343,7 +344,7 @@ class RaggedDataset:
         return Budget(graphs, atoms + 1, pairs + 2, triplets, int(self._counts.max()))
 
     def batch(self, rows: NDArray[np.integer]) -> tuple[GraphBatch, Labels]:
-        """The molecules ``rows`` as one ragged batch, and their labels."""
+        """The molecules ``rows``, shape (n_graphs,), as one ragged batch, and their labels."""
         counts = self._counts[rows]
         n_atoms, n_pairs, _ = Budget.of_counts(counts)
         index = torch.as_tensor(np.ascontiguousarray(rows), dtype=torch.int64, device=self.device)

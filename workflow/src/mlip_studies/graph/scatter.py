@@ -23,7 +23,8 @@ def torch_scatter_available() -> bool:
     try:
         module = importlib.import_module("torch_scatter")
         total = module.scatter(torch.ones(3, 1), torch.tensor([0, 0, 1]), dim=0, dim_size=2, reduce="sum")
-        return total.flatten().tolist() == [2.0, 1.0]
+        right: bool = total.flatten().tolist() == [2.0, 1.0]
+        return right
     except (ImportError, OSError, RuntimeError):
         return False
 
@@ -49,7 +50,8 @@ def scatter_sum(values: Tensor, index: Tensor, size: int, backend: str | None = 
     """
     if (backend or _default_backend()) == "torch_scatter":
         module = importlib.import_module("torch_scatter")
-        return module.scatter(values, index, dim=0, dim_size=size, reduce="sum")
+        sums: Tensor = module.scatter(values, index, dim=0, dim_size=size, reduce="sum")
+        return sums
     return values.new_zeros((size, *values.shape[1:])).index_add(0, index, values)
 
 

@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from mlip_studies.artifacts import PathLike
-from mlip_studies.errors import InputError
 from mlip_studies.md.potentials import check_potential
 from mlip_studies.md.stability import REASONS, StabilityConfig
 from mlip_studies.md.start import StartConfig
 from mlip_studies.models.potential import FIDELITIES
-from mlip_studies.runtime.options import check, read_options
+from mlip_studies.runtime.options import check, read_options, read_options_file
 
 ENSEMBLES = ("nvt_langevin", "nve")
 PRECISIONS = ("float32", "float64")
@@ -144,17 +142,7 @@ class MDConfig:
         Raises:
             InputError: no such file, not YAML, or a wrong key in it.
         """
-        path = Path(path)
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError(f"{path}: cannot read ({error.strerror}); name the run's YAML file") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
-        try:
-            return cls.from_dict(values)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
+        return read_options_file(cls.from_dict, path)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that :meth:`from_dict` reads."""

@@ -133,7 +133,10 @@ def loop(
     flat, _ = np.linalg.qr(plane.reshape(2, -1).T)
     first, second = flat.T.reshape(2, *positions.shape)
     angle = np.arange(n_points) * (2.0 * np.pi / n_points)
-    return positions + radius * (np.cos(angle)[:, None, None] * first + np.sin(angle)[:, None, None] * second)
+    circle: NDArray[np.float64] = positions + radius * (
+        np.cos(angle)[:, None, None] * first + np.sin(angle)[:, None, None] * second
+    )
+    return circle
 
 
 @dataclass(frozen=True)
@@ -174,7 +177,8 @@ def loop_work(potential: Potential, molecule: Molecule, seed: int = 0) -> LoopWo
 def _pieces(points: NDArray[np.float64], forces: NDArray[np.float64]) -> NDArray[np.float64]:
     """Work at each point with the chord between its neighbours: the rule of trapezoids around a closed curve."""
     chords = 0.5 * (np.roll(points, -1, axis=0) - np.roll(points, 1, axis=0))
-    return (forces * chords).sum(axis=(1, 2))
+    work: NDArray[np.float64] = (forces * chords).sum(axis=(1, 2))
+    return work
 
 
 def report(potential: Potential, structures: Sequence[Molecule], seed: int = 0) -> list[dict[str, Any]]:

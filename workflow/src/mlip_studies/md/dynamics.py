@@ -149,7 +149,7 @@ class Observation:
     held: NDArray[np.int64]
 
     def part(self, chosen: NDArray[np.bool_], counts: NDArray[np.int64]) -> Observation:
-        """Of the trajectories that are flagged; ``counts`` are the atoms of all."""
+        """Of the trajectories that are flagged, shape (n,); ``counts``, shape (n,), are the atoms of all."""
         return Observation(
             self.positions[np.repeat(chosen, counts)],
             self.potential_ev[chosen],
@@ -275,17 +275,17 @@ class Dynamics:
         self._step = _Recorded(advance, self)
 
     def snapshot(self) -> dict[str, Tensor]:
-        """Copies of positions, momenta, forces and energy."""
+        """Copies of positions, momenta and forces, (n_atoms, 3), and energy, (n_alive,), of the molecules alive."""
         return {name: getattr(self.state, name).clone() for name in _MOVING}
 
     def restore(self, snapshot: Mapping[str, Tensor]) -> None:
-        """Put positions, momenta, forces and energy back; the same molecules must be there."""
+        """Put back what :meth:`snapshot` gave, of the same shapes; the same molecules must be there."""
         for name, value in snapshot.items():
             self._static[name].copy_(value)
             setattr(self.state, name, self._static[name])
 
     def go_on(self, alive: NDArray[np.int64], snapshot: Mapping[str, Tensor]) -> None:
-        """Continue with these molecules from where a checkpoint left them."""
+        """Continue with these molecules, shape (n_alive,), from where a checkpoint left them (see :meth:`snapshot`)."""
         self._set(np.asarray(alive, dtype=np.int64), snapshot)
 
     def draw_momenta(self, seed: int) -> None:
@@ -338,7 +338,7 @@ class Dynamics:
         return Observation(positions, *table[:3], *table[3:].astype(np.int64))
 
     def keep(self, flags: NDArray[np.bool_]) -> None:
-        """Go on with the molecules that are flagged among those alive; at least one."""
+        """Go on with the molecules that are flagged, shape (n_alive,), among those alive; at least one."""
         atoms = torch.as_tensor(np.repeat(flags, self.counts[self.alive]), device=self.network.device)
         systems = torch.as_tensor(flags, device=self.network.device)
         kept = {name: value[systems if name == "energy" else atoms] for name, value in self.snapshot().items()}

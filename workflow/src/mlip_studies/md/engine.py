@@ -35,7 +35,6 @@ CPU. A configuration looks like this; paths are relative to the working director
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import math
@@ -67,6 +66,7 @@ from mlip_studies.md.start import Molecule, read_start
 from mlip_studies.md.trajectory import Segments, write_trajectory
 from mlip_studies.models.calculators.graphs import as_dtype
 from mlip_studies.models.checks import check_molecule
+from mlip_studies.runtime.command import COMPUTE_OPTIONS, read_command_line
 from mlip_studies.runtime.state import JobState, Requeue, StopRequest, disk_errors
 from mlip_studies.training.checkpoint import Checkpoints, describe_model
 from mlip_studies.training.device import choose_device, environment
@@ -429,7 +429,7 @@ def _write(run: _Run, outputs: MDOutputs, content: Mapping[str, Any]) -> dict[st
         for index, (count, *columns) in enumerate(series)
     ]
     per_second = run.steps / run.seconds if run.seconds else None
-    summary = {
+    summary: dict[str, Any] = {
         "job": config.job,
         "run": config.run,
         "config": config.to_dict(),
@@ -618,14 +618,8 @@ def main_md(arguments: Sequence[str] | None = None) -> int:
     Raises:
         InputError: see :func:`run_md`.
     """
-    parser = argparse.ArgumentParser(prog="python -m mlip_studies md", description="Molecular dynamics.")
-    parser.add_argument("config", type=Path, help="the run's YAML file")
-    parser.add_argument("--output", type=Path, help="folder for the results (default: beside the YAML file)")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: as torch chooses)")
-    options = parser.parse_args(arguments)
-    config = MDConfig.from_yaml(options.config)
-    output = options.output if options.output is not None else options.config.with_suffix("")
+    options = read_command_line("md", "Molecular dynamics.", arguments, COMPUTE_OPTIONS)
+    config, output = MDConfig.from_yaml(options.config), options.output
     summary = run_md(config, MDOutputs.in_folder(output), output / ".state", options.device, options.threads)
     rate = f"{summary['steps_per_second']:.1f} steps/s" if summary["steps_per_second"] else "no steps"
     for line in summary["temperatures"]:

@@ -46,7 +46,7 @@ class Frames:
 
 
 def uniform_samples(n_intervals: int, n_samples: int) -> NDArray[np.int64]:
-    """Numbers of the samples at the ends of ``n_samples`` equal parts of a trajectory of ``n_intervals`` intervals.
+    """Numbers (n_samples,) of the samples at the ends of equal parts of a trajectory of ``n_intervals`` intervals.
 
     Raises:
         InputError: more parts than intervals, or none.

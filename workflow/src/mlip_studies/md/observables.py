@@ -42,7 +42,7 @@ def degrees_of_freedom(n_atoms: NDArray[np.integer], ensemble: str) -> NDArray[n
 
 
 def temperature_of(kinetic_ev: NDArray[np.float64], degrees: NDArray[np.integer] | int) -> NDArray[np.float64]:
-    """2 K / (f k_B), K, of kinetic energies in eV with f degrees of freedom."""
+    """2 K / (f k_B), K, of kinetic energies of any shape, eV, with f degrees of freedom, of the same shape or one."""
     return 2.0 * np.asarray(kinetic_ev, dtype=np.float64) / (np.asarray(degrees) * BOLTZMANN_EV_PER_K)
 
 

@@ -229,7 +229,8 @@ def running_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float64
     total = np.concatenate([[0.0], np.cumsum(values)])
     last = np.arange(1, len(values) + 1)
     first = np.maximum(last - window, 0)
-    return (total[last] - total[first]) / (last - first)
+    slope: NDArray[np.float64] = (total[last] - total[first]) / (last - first)
+    return slope
 
 
 def temperature_limit(degrees: int, config: RobustnessConfig | None = None) -> float:

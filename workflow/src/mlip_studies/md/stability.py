@@ -133,7 +133,7 @@ class Watch:
 
         Args:
             positions: shape (n_atoms, 3), Å.
-            momenta: shape (n_atoms, 3).
+            momenta: shape (n_atoms, 3), amu Å per unit of time of torch-sim.
             forces: shape (n_atoms, 3), eV/Å.
             energy: shape (n_molecules,), eV.
             temperature_k: of this instant, K, shape (n_molecules,).
@@ -167,7 +167,8 @@ class Watch:
 
     @staticmethod
     def _distance(positions: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        return (gather(positions, i) - gather(positions, j)).norm(dim=1)
+        lengths: Tensor = (gather(positions, i) - gather(positions, j)).norm(dim=1)
+        return lengths
 
 
 def describe_end(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -83,7 +84,7 @@ def failure_rate(times_ps: ArrayLike, failed: ArrayLike, level: float = 0.95) ->
     return n / exposure, float(low / exposure), float(chdtri(2 * n + 2, tail) / 2 / exposure)
 
 
-def _checked(times: ArrayLike, failed: NDArray) -> tuple[NDArray[np.float64], NDArray]:
+def _checked(times: ArrayLike, failed: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[Any]]:
     values = np.asarray(times, dtype=np.float64)
     if values.ndim != 1 or values.shape != failed.shape or not len(values):
         raise InputError(f"survival: {values.shape} times and {failed.shape} failures; expected as many, at least one")

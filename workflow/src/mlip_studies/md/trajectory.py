@@ -100,8 +100,8 @@ class Segments:
             path = self._path(len(self.digests))
             temporary = path.with_name(".segment.tmp")
             with temporary.open("wb") as stream:
-                arrays = {key: np.stack([sample[key] for sample in self._samples]) for key in _PARTS}
-                np.savez(stream, **arrays)  # type: ignore[arg-type]
+                arrays: dict[str, Any] = {key: np.stack([sample[key] for sample in self._samples]) for key in _PARTS}
+                np.savez(stream, **arrays)
                 stream.flush()
                 os.fsync(stream.fileno())
             self.digests.append(sha256_of(temporary))
@@ -144,7 +144,8 @@ def write_trajectory(
         path: the HDF5 file.
         segments: all samples.
         n_samples: how many there are; what is missing at the end, because nothing was left alive, is NaN.
-        tables: ``time_ps``, ``atomic_numbers``, ``ptr``, ``start``, ``temperature_k``, ``replica`` and ``n_valid``.
+        tables: ``time_ps`` (n_samples,); ``atomic_numbers`` (n_atoms,); ``ptr`` (n + 1,); ``start``,
+            ``temperature_k``, ``replica`` and ``n_valid``, each (n,).
         attributes: configuration and provenance, as JSON can hold them.
 
     Raises:
@@ -220,16 +221,23 @@ class Trajectory(AbstractContextManager["Trajectory"]):
 
     def atomic_numbers(self, index: int) -> NDArray[np.int64]:
         """Of one trajectory, shape (n_atoms,)."""
-        return self._numbers[self._ptr[index] : self._ptr[index + 1]]
+        numbers: NDArray[np.int64] = self._numbers[self._ptr[index] : self._ptr[index + 1]]
+        return numbers
 
     def positions(self, index: int, frames: slice | Sequence[int] | None = None) -> NDArray[np.float32]:
         """Frames of one trajectory before its end (all by default), shape (n_frames, n_atoms, 3), Å."""
         atoms = slice(int(self._ptr[index]), int(self._ptr[index + 1]))
-        return self._file["positions"][: int(self.n_valid[index]), atoms][slice(None) if frames is None else frames]
+        kept: NDArray[np.float32] = self._file["positions"][: int(self.n_valid[index]), atoms][
+            slice(None) if frames is None else frames
+        ]
+        return kept
 
     def start_positions(self, index: int) -> NDArray[np.float64]:
         """Start structure of one trajectory, shape (n_atoms, 3), Å."""
-        return self._at_start("start_positions", slice(int(self._ptr[index]), int(self._ptr[index + 1])))
+        start: NDArray[np.float64] = self._at_start(
+            "start_positions", slice(int(self._ptr[index]), int(self._ptr[index + 1]))
+        )
+        return start
 
     def start_potential_ev(self, index: int) -> float:
         """Potential energy of one trajectory's start structure, eV."""

@@ -111,7 +111,8 @@ def _in_axis_frame(positions: FloatArray, axis: tuple[int, int]) -> FloatArray:
     helper = np.eye(3)[np.argmin(np.abs(along))]
     across = np.cross(helper, along)
     across /= np.linalg.norm(across)
-    return shifted @ np.array([across, np.cross(along, across), along]).T
+    turned: FloatArray = shifted @ np.array([across, np.cross(along, across), along]).T
+    return turned
 
 
 def _flattened(atomic_numbers: IntArray, positions: FloatArray, atoms: IntArray) -> tuple[FloatArray, float]:

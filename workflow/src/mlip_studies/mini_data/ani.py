@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -20,7 +21,7 @@ from mlip_studies.dft.levels import CC_LEVELS, DFT_LEVELS
 from mlip_studies.dft.run import optimise_and_hessian, run_composite_cc, run_dft
 from mlip_studies.dft.sampling import normal_modes, sample_displacements
 from mlip_studies.errors import InputError
-from mlip_studies.mini_data.shards import fill_shard, read_lines
+from mlip_studies.mini_data.shards import Row, fill_shard, read_lines
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Recipe:
 
 
 def start_geometry(spec: MoleculeSpec) -> tuple[np.ndarray, np.ndarray]:
-    """Atomic numbers and rough positions (Å), atoms ordered C, H, N, O as in ani1x-release.h5."""
+    """Atomic numbers (n,) and rough positions (n, 3), Å, atoms ordered C, H, N, O as in ani1x-release.h5."""
     from ase import Atoms
     from ase.build import molecule
 
@@ -102,7 +103,7 @@ def make_minimum(recipe: Recipe, name: str, output: Path) -> None:
     write_text(output, json.dumps(payload))
 
 
-def sample_geometries(recipe: Recipe, minimum: dict) -> tuple[np.ndarray, np.ndarray]:
+def sample_geometries(recipe: Recipe, minimum: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """All sampled geometries of one molecule, in single precision as the public file stores them.
 
     Row i is drawn at temperature ``temperatures[i % len(temperatures)]`` from a generator seeded with
@@ -129,9 +130,9 @@ def sample_geometries(recipe: Recipe, minimum: dict) -> tuple[np.ndarray, np.nda
 
 
 def label_row(
-    recipe: Recipe, numbers: np.ndarray, geometry: np.ndarray, kind: str, density=None
-) -> tuple[dict, object]:
-    """Label one geometry; returns the JSON-ready row and the density matrix for the next guess."""
+    recipe: Recipe, numbers: np.ndarray, geometry: np.ndarray, kind: str, density: Any = None
+) -> tuple[Row, Any]:
+    """Label one geometry (n, 3), Å, of atoms (n,); returns the JSON-ready row and the density for the next guess."""
     if kind == "dft":
         result, density = run_dft(numbers, geometry.astype(np.float64), DFT_LEVELS[recipe.dft_level], density)
         row = asdict(result)
@@ -150,7 +151,7 @@ def label_shard(recipe: Recipe, minimum_path: Path, kind: str, first: int, last:
     numbers = np.array(minimum["atomic_numbers"], dtype=np.uint8)
     geometries, temperatures = sample_geometries(recipe, minimum)
 
-    def label(row: int, density):
+    def label(row: int, density: Any) -> tuple[Row, Any]:
         payload, density = label_row(recipe, numbers, geometries[row], kind, density)
         return payload | {"row": row, "temperature": temperatures[row], "positions": geometries[row].tolist()}, density
 
@@ -162,9 +163,9 @@ def shard_name(molecule: str, kind: str, first: int) -> str:
     return f"{molecule}_{kind}_{first:04d}.jsonl"
 
 
-def read_shards(paths: Iterable[Path]) -> dict[tuple[str, str], list[dict]]:
+def read_shards(paths: Iterable[Path]) -> dict[tuple[str, str], list[Row]]:
     """Rows of many shards, keyed by (molecule, kind) and ordered by row."""
-    rows: dict[tuple[str, str], list[dict]] = {}
+    rows: dict[tuple[str, str], list[Row]] = {}
     for path in sorted(paths):
         molecule, kind, _ = path.stem.rsplit("_", 2)
         rows.setdefault((molecule, kind), []).extend(read_lines(path))
@@ -186,7 +187,7 @@ CC_KEYS = (
 
 
 def formula(atomic_numbers: np.ndarray) -> str:
-    """Group name of a composition as in ani1x-release.h5, for example ``C1H4O1``."""
+    """Group name of atomic numbers (n,) as in ani1x-release.h5, for example ``C1H4O1``."""
     counts = {symbol: int(np.sum(atomic_numbers == z)) for symbol, z in (("C", 6), ("H", 1), ("N", 7), ("O", 8))}
     return "".join(f"{symbol}{count}" for symbol, count in counts.items() if count)
 
@@ -205,7 +206,7 @@ def assemble(recipe: Recipe, minima: Path, shards: list[Path], output: Path, row
     import h5py
 
     labelled = read_shards(shards)
-    groups: dict[str, dict[str, list]] = {}
+    groups: dict[str, dict[str, list[Any]]] = {}
     numbers_of: dict[str, np.ndarray] = {}
     report = []
     for spec in recipe.molecules:

@@ -11,6 +11,7 @@ import json
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -65,7 +66,7 @@ def outputs(recipe: Recipe) -> list[str]:
     return [ARCHIVE, "rows.csv"]
 
 
-def _write_molecule(group, content: Labelled, threshold_ev: float) -> None:
+def _write_molecule(group: Any, content: Labelled, threshold_ev: float) -> None:
     system, energies = content.system, content.energies
     high = (energies - system.info["minimum_hartree"]) * HARTREE_TO_EV > threshold_ev
     options = {"compression": "gzip", "shuffle": True}

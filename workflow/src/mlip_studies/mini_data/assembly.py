@@ -18,8 +18,6 @@ from mlip_studies.mini_data.recipe import Recipe
 from mlip_studies.mini_data.shards import Row, rows_of_system
 from mlip_studies.mini_data.systems import System
 
-Array = NDArray[Any]
-
 
 @dataclass(frozen=True)
 class Labelled:

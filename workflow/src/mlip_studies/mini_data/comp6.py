@@ -36,7 +36,8 @@ def make_system(recipe: Recipe, name: str, minima: Path) -> System:
     for geometry in entry["monomers"]:
         numbers, positions = start_geometry(geometry)
         monomers.append((numbers, relax(numbers, positions)[0]))
-    numbers, positions = best_dimer(*monomers, seed=recipe["seed"] + system_index(recipe, name))
+    first, second = monomers
+    numbers, positions = best_dimer(first, second, seed=recipe["seed"] + system_index(recipe, name))
     split = len(monomers[0][0])
     positions = positions - positions[:split].mean(axis=0)
     centroid = positions[split:].mean(axis=0)

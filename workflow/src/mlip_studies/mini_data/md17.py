@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,8 +57,12 @@ def outputs(recipe: Recipe) -> list[str]:
     return [FILE, "rows.csv"]
 
 
-def fingerprint(arrays: Mapping[str, NDArray]) -> bytes:
-    """The md5 that such files carry: of the md5 digests of z, R, E and F in this order."""
+def fingerprint(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """The md5 that such files carry: of the md5 digests of z, R, E and F in this order.
+
+    Args:
+        arrays: z (n_atoms,), R (n, n_atoms, 3), Å, E (n, 1), kcal/mol, and F (n, n_atoms, 3), kcal/mol/Å.
+    """
     digest = hashlib.md5(usedforsecurity=False)
     for key in ("z", "R", "E", "F"):
         digest.update(hashlib.md5(np.ascontiguousarray(arrays[key]).tobytes(), usedforsecurity=False).digest())
@@ -78,7 +83,7 @@ def assemble(recipe: Recipe, geometries: Path, shards: Iterable[Path], atoms: Pa
         InputError: rows are missing.
     """
     (content,) = labelled(recipe, geometries, shards, folder / "rows.csv")
-    arrays = {
+    arrays: dict[str, Any] = {
         "E": content.energies[:, None] * HARTREE_TO_KCAL_PER_MOL,
         "F": content.forces * HARTREE_TO_KCAL_PER_MOL,
         "R": content.positions,

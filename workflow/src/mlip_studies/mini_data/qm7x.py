@@ -95,6 +95,9 @@ def _files(recipe: Recipe) -> list[str]:
 def configurations(content: Labelled, isolated: dict[str, float]) -> dict[str, dict[str, NDArray[Any]]]:
     """The data sets of every configuration of a molecule, keyed by its tag (``opt``, ``d1``, …), eV and Å.
 
+    Energies have shape (1,), atomic numbers (n_atoms,), positions and forces (n_atoms, 3), Hirshfeld ratios (n_atoms,),
+    dipoles (3,), e·Å.
+
     Totals are sums of the stored parts: ``ePBE0+MBD`` = ``ePBE0`` + ``eMBD``, ``totFOR`` = ``pbe0FOR`` + ``vdwFOR``.
     ``eAT`` is ``ePBE0`` minus the isolated atoms, negative for a bound molecule.
     """
@@ -126,7 +129,7 @@ VECTORS = ("atXYZ", "totFOR", "pbe0FOR", "vdwFOR", "vDIP")
 
 
 def turned(values: dict[str, NDArray[Any]], rotation: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
-    """A configuration rotated as a whole: positions, forces and dipole turn, everything else stays."""
+    """A configuration rotated by a matrix (3, 3): positions, forces (n, 3) and dipole (3,) turn, all else stays."""
     return {key: value @ rotation.T if key in VECTORS else value for key, value in values.items()}
 
 

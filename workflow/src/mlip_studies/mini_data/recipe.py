@@ -26,7 +26,7 @@ def load_recipe(path: str | os.PathLike[str]) -> Recipe:
     Raises:
         InputError: the file lacks the keys that every recipe has.
     """
-    recipe = yaml.safe_load(Path(path).read_text())
+    recipe: Recipe = yaml.safe_load(Path(path).read_text())
     missing = {"set", "level", "shard_size", "seed", "systems"} - set(recipe or {})
     if missing or recipe["set"] not in SETS:
         raise InputError(
@@ -47,6 +47,7 @@ def system_entry(recipe: Recipe, name: str) -> dict[str, Any]:
     Raises:
         InputError: there is no such system.
     """
+    entry: dict[str, Any]
     for entry in recipe["systems"]:
         if entry["name"] == name:
             return entry
@@ -57,13 +58,17 @@ def system_entry(recipe: Recipe, name: str) -> dict[str, Any]:
 
 def system_index(recipe: Recipe, name: str) -> int:
     """Position of a system in the recipe, part of the seeds."""
-    return recipe["systems"].index(system_entry(recipe, name))
+    place: int = recipe["systems"].index(system_entry(recipe, name))
+    return place
 
 
 def n_rows(recipe: Recipe, entry: dict[str, Any]) -> int:
     """Number of geometries of a system."""
+    rows: int
     if recipe["set"] == "comp6":
         return len(recipe["factors"])
     if recipe["set"] == "qm7x":
-        return 1 + recipe["displaced"]
-    return entry["rows"] + len(entry.get("crushed", ()))
+        rows = 1 + recipe["displaced"]
+        return rows
+    rows = entry["rows"] + len(entry.get("crushed", ()))
+    return rows

@@ -92,7 +92,7 @@ def label_system(system: System, level: str, first: int, last: int, output: Path
     ``cpu_seconds``.
     """
 
-    def label(row: int, density):
+    def label(row: int, density: Any) -> tuple[Row, Any]:
         start = time.process_time()
         result, density = run_dft(
             system.atomic_numbers,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ FILE = "SPICE-mini.hdf5"
 
 
 def mapped_atoms(smiles: str) -> tuple[NDArray[np.int64], int]:
-    """Atomic numbers in the order of the map numbers, and the total formal charge, of a mapped SMILES.
+    """Atomic numbers (n_atoms,) in the order of the map numbers, and the total formal charge, of a mapped SMILES.
 
     Raises:
         InputError: RDKit rejects the SMILES, or its atoms are not numbered 1 to n.
@@ -43,19 +44,20 @@ def mapped_atoms(smiles: str) -> tuple[NDArray[np.int64], int]:
 def embed(smiles: str, seed: int) -> NDArray[np.float64]:
     """A rough geometry (n_atoms, 3) in Å from a mapped SMILES, in the order of the map numbers (RDKit's ETKDG)."""
     from rdkit import Chem
-    from rdkit.Chem import AllChem
+    from rdkit.Chem.rdDistGeom import EmbedMolecule
 
-    options = Chem.SmilesParserParams()
+    options: Any = Chem.SmilesParserParams()  # the stubs describe its attributes as another class
     options.removeHs = False
     molecule = Chem.MolFromSmiles(smiles, options)
-    if AllChem.EmbedMolecule(molecule, randomSeed=seed) != 0:
+    if EmbedMolecule(molecule, randomSeed=seed) != 0:
         raise InputError(f"SMILES {smiles!r}: no geometry found; give the system a `geometry` in the recipe")
     order = np.argsort([atom.GetAtomMapNum() for atom in molecule.GetAtoms()])
-    return molecule.GetConformer().GetPositions()[order]
+    positions: NDArray[np.float64] = molecule.GetConformer().GetPositions()[order]
+    return positions
 
 
 def as_stored(positions: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Positions (Å) rounded to what the file holds: single precision in bohr."""
+    """Positions (..., 3), Å, rounded to what the file holds: single precision in bohr."""
     return (np.asarray(positions) / BOHR_TO_ANGSTROM).astype(np.float32).astype(np.float64) * BOHR_TO_ANGSTROM
 
 
@@ -73,15 +75,15 @@ def make_system(recipe: Recipe, name: str, minima: Path) -> System:
     numbers, charge = mapped_atoms(entry["smiles"])
     seed = recipe["seed"] + 100 * system_index(recipe, name)
     if "dimer" in entry:
-        monomers = [start_geometry(geometry) for geometry in entry["dimer"]]
-        found, positions = best_dimer(*monomers, seed=seed)
+        first, second = (start_geometry(geometry) for geometry in entry["dimer"])
+        found, positions = best_dimer(first, second, seed)
     elif "geometry" in entry:
         found, positions = start_geometry(entry["geometry"])
     else:
         found, positions = numbers, embed(entry["smiles"], seed)
     if not np.array_equal(found, numbers):
         raise InputError(f"recipe of spice: {name}: the geometry's atoms are not those of the SMILES in map order")
-    temperatures = entry.get("temperatures", recipe["temperatures"])
+    temperatures: Any = entry.get("temperatures", recipe["temperatures"])
     frames, tags = [], []
     if entry["rows"]:
         minimum, _ = relax(numbers, positions, charge)

@@ -132,7 +132,8 @@ def oriented(positions: FloatArray) -> FloatArray:
         axis *= np.sign(along[np.argmax(np.abs(along))]) or 1.0
     axes[2] = np.cross(axes[0], axes[1])
     # Adding zero makes a negative zero positive.
-    return (centred @ axes.T).round(8) + 0.0
+    turned: FloatArray = (centred @ axes.T).round(8) + 0.0
+    return turned
 
 
 def make_molecule(name: str, recipe: Recipe | None = None, seed: int = SEED) -> Relaxed:

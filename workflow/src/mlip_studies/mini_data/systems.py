@@ -84,4 +84,5 @@ def kabsch(positions: NDArray[np.float64], reference: NDArray[np.float64]) -> ND
     centred, target = positions - positions.mean(axis=0), reference - reference.mean(axis=0)
     u, _, vt = np.linalg.svd(centred.T @ target)
     proper = np.diag([1.0, 1.0, np.sign(np.linalg.det(u @ vt))])
-    return centred @ u @ proper @ vt + reference.mean(axis=0)
+    aligned: NDArray[np.float64] = centred @ u @ proper @ vt + reference.mean(axis=0)
+    return aligned

@@ -7,16 +7,20 @@ GFN2-xTB only says where structures lie; every label of a mini data set comes fr
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlip_studies.mini_data.systems import kabsch
 
+if TYPE_CHECKING:
+    from ase import Atoms
+
 FloatArray = NDArray[np.float64]
 
 
-def _atoms(numbers: NDArray[np.integer], positions: FloatArray, charge: int):
+def _atoms(numbers: NDArray[np.integer], positions: FloatArray, charge: int) -> Atoms:
     from ase import Atoms
     from tblite.ase import TBLite
 
@@ -26,7 +30,7 @@ def _atoms(numbers: NDArray[np.integer], positions: FloatArray, charge: int):
 
 
 def start_geometry(geometry: str) -> tuple[NDArray[np.int64], FloatArray]:
-    """Atomic numbers and rough positions (Å) from an ASE g2 name or from ``element x y z`` lines."""
+    """Atomic numbers (n,) and rough positions (n, 3), Å, from an ASE g2 name or from ``element x y z`` lines."""
     from ase import Atoms
     from ase.build import molecule
 
@@ -118,7 +122,7 @@ def best_dimer(
 
     rng = np.random.default_rng(seed)
     numbers = np.concatenate([first[0], second[0]])
-    best, lowest = None, np.inf
+    best, lowest = np.empty((0, 3)), np.inf
     for _ in range(trials):
         turned = [
             (xyz - xyz.mean(axis=0)) @ Rotation.from_quat(rng.normal(size=4)).as_matrix() for _, xyz in (first, second)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import torch
@@ -38,7 +38,7 @@ class AtomisticModel(nn.Module, ABC):
     #: prefixes of parameters that neither energy nor forces depend on, as the architecture has them
     unused_parameters: tuple[str, ...] = ()
     #: irreps (e3nn notation) of the last axis of those features of :meth:`steps` that turn with the molecule
-    irreps: ClassVar[dict[str, str]] = {}
+    irreps: Mapping[str, str] = {}
     #: order of the Cartesian axes in which these irreps are those of e3nn
     irreps_axes: ClassVar[tuple[int, int, int]] = (0, 1, 2)
 

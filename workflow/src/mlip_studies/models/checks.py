@@ -38,7 +38,7 @@ def _listed(values: Sequence[int] | NDArray[np.integer], most: int = 5) -> str:
 def check_elements(
     numbers: NDArray[np.integer], elements: Iterable[int], index: int | None = None, name: str | None = None
 ) -> None:
-    """Stop if a molecule has an element that is not among ``elements``.
+    """Stop if a molecule of atomic numbers (n_atoms,) has an element that is not among ``elements``.
 
     Raises:
         InputError: names the atoms and the known elements.

@@ -48,6 +48,8 @@ _OTHER_SIGN = {
 def wigner_3j(first: int, second: int, third: int) -> Tensor:
     """e3nn's symbol with the signs of e3nn 0.6, so that a model computes the same with 0.4.4, which MACE holds.
 
+    Its shape is (2 first + 1, 2 second + 1, 2 third + 1), its type float64.
+
     Raises:
         InputError: a degree above 6 with e3nn 0.4.
     """
@@ -58,7 +60,7 @@ def wigner_3j(first: int, second: int, third: int) -> Tensor:
             f"degree {degrees[-1]} with e3nn {version('e3nn')}: expected at most 6, whose signs are known; use "
             "an environment with a newer e3nn"
         )
-    symbol = e3nn_o3().wigner_3j(first, second, third, dtype=torch.float64)
+    symbol: Tensor = e3nn_o3().wigner_3j(first, second, third, dtype=torch.float64)
     if old and degrees in _OTHER_SIGN:
         return -symbol
     return symbol

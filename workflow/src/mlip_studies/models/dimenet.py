@@ -21,11 +21,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
 from mlip_studies.errors import InputError
@@ -41,7 +42,7 @@ OUTPUT_INITS = ("glorot_orthogonal", "zeros")
 
 
 def glorot_orthogonal(weight: Tensor) -> None:
-    """Fill a matrix (out, in) with random orthogonal weights of variance 2 / (in + out), in place."""
+    """Fill a matrix (n_out, n_in) with random orthogonal weights of variance 2 / (n_in + n_out), in place."""
     with torch.no_grad():
         nn.init.orthogonal_(weight)
         weight.mul_((2.0 / ((weight.shape[0] + weight.shape[1]) * weight.var())).sqrt())
@@ -127,13 +128,15 @@ class _TripletSum(Function):
     """
 
     @staticmethod
-    def forward(ctx: FunctionCtx, t: Tensor, x: Tensor, w: Tensor) -> Tensor:
+    def forward(ctx: Any, t: Tensor, x: Tensor, w: Tensor) -> Tensor:
         ctx.save_for_backward(t, x, w)
         return _joined([torch.bmm(t[p].transpose(1, 2), _spread(x[p], w)) for p in _chunks(x, w.shape[0])])
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return _TripletSumGradient.apply(grad.contiguous(), *ctx.saved_tensors, ctx.needs_input_grad[2])
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        of_w = ctx.needs_input_grad[2]
+        gradients: tuple[Tensor | None, ...] = _TripletSumGradient.apply(grad.contiguous(), *ctx.saved_tensors, of_w)
+        return gradients
 
 
 class _TripletSumGradient(Function):
@@ -141,7 +144,7 @@ class _TripletSumGradient(Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, grad: Tensor, t: Tensor, x: Tensor, w: Tensor, with_w: bool
+        ctx: Any, grad: Tensor, t: Tensor, x: Tensor, w: Tensor, with_w: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         ctx.save_for_backward(grad, t, x, w)
         ctx.set_materialize_grads(False)
@@ -156,9 +159,7 @@ class _TripletSumGradient(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(
-        ctx: FunctionCtx, of_t: Tensor | None, of_x: Tensor | None, of_w: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, of_t: Tensor | None, of_x: Tensor | None, of_w: Tensor | None) -> tuple[Tensor | None, ...]:
         grad, t, x, w = ctx.saved_tensors
         of_t = torch.zeros_like(t) if of_t is None else of_t.contiguous()
         of_x = torch.zeros_like(x) if of_x is None else of_x.contiguous()
@@ -250,7 +251,8 @@ class Output(nn.Module):
         x = self.up(batch.sum_edges(both_directions(message, self.radial(rbf))))
         for layer in self.layers:
             x = silu(layer(x))
-        return self.energy(x)
+        energies: Tensor = self.energy(x)
+        return energies
 
 
 def edge_places(batch: GraphBatch) -> tuple[Tensor, Tensor, int]:
@@ -287,6 +289,8 @@ def edge_places(batch: GraphBatch) -> tuple[Tensor, Tensor, int]:
 
 class DimeNetPP(AtomisticModel):
     """DimeNet++ with a sum of atomic energies; 1,885,830 parameters in the default configuration."""
+
+    cutoff: float
 
     def __init__(
         self,

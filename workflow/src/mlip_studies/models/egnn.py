@@ -12,8 +12,8 @@ once per unordered pair for the rest, which is half of the arithmetic of a layer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +57,7 @@ class EGNNLayer(nn.Module):
     def messages(self, nodes: Tensor, edges: Tensor, receivers: Tensor, senders: Tensor) -> Tensor:
         """m_ij, shape (n_edges, hidden); ``edges`` (squared distance and features) are all, or the first half."""
         n = self.hidden
-        first = self.edge[0]
+        first = cast("nn.Linear", self.edge[0])
         to_receiver = nn.functional.linear(nodes, first.weight[:, :n], first.bias)
         to_sender = nn.functional.linear(nodes, first.weight[:, n : 2 * n])
         from_edges = nn.functional.linear(edges, first.weight[:, 2 * n :])
@@ -66,7 +66,7 @@ class EGNNLayer(nn.Module):
             total = total + from_edges
         else:
             total = (total.view(2, *from_edges.shape) + from_edges).view(total.shape)
-        for module in self.edge[1:]:
+        for module in list(self.edge)[1:]:
             total = module(total)
         return total if self.gate is None else total * self.gate(total)
 
@@ -129,7 +129,7 @@ class EGNNNetwork(nn.Module):
         move: bool = True,
     ) -> tuple[Tensor, Tensor]:
         """One layer: new node features (n_nodes, hidden) and coordinates (n_nodes, 3); arguments as in forward."""
-        layer = self.layers[index]
+        layer = cast("EGNNLayer", self.layers[index])
         one_way = slice(None) if n_pairs is None else slice(n_pairs)
         difference = gather(x, receivers[one_way]) - gather(x, senders[one_way])
         if edge_shift is not None:
@@ -195,7 +195,7 @@ class EGNN(AtomisticModel):
     """
 
     extensive = False
-    irreps: ClassVar[dict[str, str]] = {"positions": "1x1o"}
+    irreps: Mapping[str, str] = {"positions": "1x1o"}
 
     def __init__(
         self,

@@ -16,8 +16,8 @@ Sources: V. G. Satorras, E. Hoogeboom, M. Welling, ICML 2021 (EGNN); M. Tancik e
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +62,7 @@ class FidelityEncoding(nn.Module):
         self.register_buffer("one_hot", one_hot, persistent=False)
 
     def forward(self, batch: GraphBatch, dtype: torch.dtype) -> Tensor:
-        """Encode the atoms of a batch."""
+        """Encoding of the atoms of a batch, shape (n_atoms, n_elements + 1)."""
         low = gather(batch.fidelity, batch.graph_index).to(dtype).unsqueeze(1)
         features = torch.cat([gather(self.one_hot, batch.atomic_numbers).to(dtype), low], dim=1)
         if self.encoding == "ones_for_high":
@@ -181,9 +181,10 @@ class CodedLayer(nn.Module):
     def forward(
         self, nodes: Tensor, distances: Tensor, receivers: Tensor, senders: Tensor, edge_sum: EdgeSum
     ) -> Tensor:
-        """New node features (n_atoms, hidden) from those, and distances of all edges or of the first half of them."""
+        """New node features (n_atoms, hidden) from those, and distances, Å, of all edges or of their first half."""
         messages = self.message_out(self.message_in(nodes, self.fourier(distances), receivers, senders))
-        return nodes + self.update(torch.cat([nodes, edge_sum(messages)], dim=1))
+        updated: Tensor = nodes + self.update(torch.cat([nodes, edge_sum(messages)], dim=1))
+        return updated
 
 
 class EGNNAsCoded(AtomisticModel):
@@ -225,7 +226,8 @@ class EGNNAsCoded(AtomisticModel):
         return self._readout(batch, self._layers(batch, self._embed(batch)))
 
     def _embed(self, batch: GraphBatch) -> Tensor:
-        return self.embed(self.encode(batch, batch.positions.dtype))
+        embedded: Tensor = self.embed(self.encode(batch, batch.positions.dtype))
+        return embedded
 
     def _layers(self, batch: GraphBatch, nodes: Tensor, only: int | None = None) -> Tensor:
         distances = edge_distances(batch.edge_vectors(), batch.n_pairs)
@@ -235,7 +237,8 @@ class EGNNAsCoded(AtomisticModel):
         return nodes
 
     def _readout(self, batch: GraphBatch, nodes: Tensor) -> Tensor:
-        return self.head(scatter_sum(nodes, batch.graph_index, batch.n_graphs)).squeeze(1)
+        energies: Tensor = self.head(scatter_sum(nodes, batch.graph_index, batch.n_graphs)).squeeze(1)
+        return energies
 
     def steps(self) -> list[tuple[str, Step]]:
         """The layers, on the features ``nodes`` (n_atoms, hidden)."""
@@ -258,7 +261,7 @@ class DescribedLayer(nn.Module):
         self.message_out = nn.Sequential(SiLU(), nn.Linear(hidden, hidden), SiLU())
         self.coordinate = nn.Sequential(nn.Linear(hidden, hidden), SiLU(), nn.Linear(hidden, 1, bias=False))
         # A small first step, as in the EGNN paper's code base: otherwise the coordinates blow up early in training.
-        nn.init.xavier_uniform_(self.coordinate[2].weight, gain=0.001)
+        nn.init.xavier_uniform_(cast("nn.Linear", self.coordinate[2]).weight, gain=0.001)
         self.update = nn.Sequential(nn.Linear(2 * hidden, hidden), SiLU(), nn.Linear(hidden, hidden))
 
     def forward(
@@ -293,7 +296,7 @@ class EGNNAsDescribed(AtomisticModel):
 
     smooth_cutoff = False
     extensive = False
-    irreps: ClassVar[dict[str, str]] = {"positions": "1x1o"}
+    irreps: Mapping[str, str] = {"positions": "1x1o"}
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ a rotation L. Every layer gets exactly rotated inputs, so that errors of earlier
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,11 +41,12 @@ class LayerError:
 
 def random_rotations(n: int, seed: int) -> NDArray[np.float64]:
     """Rotation matrices drawn uniformly, in double precision, shape (n, 3, 3)."""
-    return Rotation.random(n, rng=np.random.default_rng(seed)).as_matrix()
+    matrices: NDArray[np.float64] = Rotation.random(n, rng=np.random.default_rng(seed)).as_matrix()
+    return matrices
 
 
 def rotate_feature(model: AtomisticModel, name: str, values: Tensor, rotation: NDArray[np.float64]) -> Tensor:
-    """A feature of :meth:`AtomisticModel.steps` as it is after the molecule was rotated."""
+    """A feature (n, ...) of :meth:`AtomisticModel.steps` as it is after the molecule was rotated by a matrix (3, 3)."""
     if name == "forces":
         return (values.double() @ torch.as_tensor(rotation).T.to(values.device)).to(values.dtype)
     irreps = model.irreps.get(name)
@@ -58,7 +60,7 @@ def rotate_feature(model: AtomisticModel, name: str, values: Tensor, rotation: N
     return (values.double() @ matrix.T).to(values.dtype)
 
 
-def _wigner(irreps: object, rotation: Tensor) -> Tensor:
+def _wigner(irreps: Any, rotation: Tensor) -> Tensor:
     """Block-diagonal Wigner matrix in double precision.
 
     Made from harmonics of fixed points, D Y(x) = Y(R x), since e3nn's own matrices carry single-precision noise.
@@ -67,12 +69,13 @@ def _wigner(irreps: object, rotation: Tensor) -> Tensor:
 
     points = torch.as_tensor(np.random.default_rng(7).normal(size=(60, 3)))
     blocks = []
-    for multiplicity, (degree, _) in irreps:  # type: ignore[attr-defined]
+    for multiplicity, (degree, _) in irreps:
         before = o3.spherical_harmonics(degree, points, normalize=True)
         after = o3.spherical_harmonics(degree, points @ rotation.T, normalize=True)
         block = torch.linalg.lstsq(before, after).solution.T
         blocks.extend([block] * multiplicity)
-    return torch.block_diag(*blocks)
+    matrix: Tensor = torch.block_diag(*blocks)
+    return matrix
 
 
 def _moved(batch: GraphBatch, rotation: NDArray[np.float64], translation: NDArray[np.float64]) -> GraphBatch:

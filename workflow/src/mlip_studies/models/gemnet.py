@@ -32,6 +32,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +80,7 @@ def he_orthogonal_(weight: Tensor) -> Tensor:
     """Semi-orthogonal weights whose rows have mean 0 and variance 1 / fan-in, in place.
 
     Args:
-        weight: (out, in), or (in, in', out) of a bilinear layer, whose fan-in is in · in'.
+        weight: shape (n_out, n_in), or (n_in, m_in, n_out) of a bilinear layer, whose fan-in is n_in · m_in.
     """
     with torch.no_grad():
         nn.init.orthogonal_(weight)
@@ -189,11 +190,11 @@ class TripletInteraction(nn.Module):
         places = graph.triplets.places
         messages = cut(places.take(x), [angular.shape[0] * angular.shape[2] for angular in bases.circular_trip])
         # Sum over b before the weights, which are linear in it.
-        y = [
+        sums = [
             torch.bmm(angular, part.view(-1, angular.shape[2], n_trip)).view(-1, n_cbf * n_trip) @ weight
             for angular, part in zip(bases.circular_trip, messages, strict=True)
         ]
-        y = places.read(join(y))
+        y = places.read(join(sums))
         scales.observe(self._name + "sum_cbf", x * GAIN, lambda: y, gather(graph.table.degree - 1, graph.receivers))
         return silu(linear(y, torch.cat([self.up.weight, self.up_reverse.weight])))
 
@@ -215,6 +216,7 @@ class QuadrupletInteraction(nn.Module):
     def forward(self, x: Tensor, bases: Bases, graph: Geometry) -> Tensor:
         """Shape (n_edges, 2 emb_edge), before the activation's factor, as :meth:`TripletInteraction.forward`."""
         (scales,) = self._scales
+        assert bases.radial_quad is not None and bases.circular_quad is not None
         had_rbf, had_cbf, sum_sbf = (getattr(scales, self._name + part) for part in ("had_rbf", "had_cbf", "sum_sbf"))
         y = x * twice(linear(bases.radial_quad, (GAIN * had_rbf) * self.radial.weight))
         scales.observe(self._name + "had_rbf", x * GAIN, lambda: y)
@@ -274,6 +276,7 @@ class InteractionBlock(nn.Module):
     def forward(self, atoms: Tensor, messages: Tensor, bases: Bases, graph: Geometry) -> tuple[Tensor, Tensor]:
         """New atoms (n_atoms, emb_atom) and messages (n_edges, emb_edge)."""
         # The first layers of all branches are one matrix product.
+        branches: list[TripletInteraction | QuadrupletInteraction]
         branches = [self.triplets] if self.quadruplets is None else [self.triplets, self.quadruplets]
         weights = torch.cat([self.skip.weight, *(branch.dense.weight for branch in branches)])
         width = self.skip.weight.shape[0]
@@ -390,10 +393,10 @@ class Bases:
     recompute: bool = False
 
 
-def _powers(n: int, x: Tensor, y: Tensor) -> tuple[list[Tensor | None], list[Tensor | None]]:
-    """Real and imaginary parts of (x + iy)^m, m = 0 … n; the imaginary part of m = 0 is None."""
-    real: list = [torch.ones_like(x), x]
-    imaginary: list = [None, y]
+def _powers(n: int, x: Tensor, y: Tensor) -> tuple[list[Tensor], list[Any]]:
+    """Real and imaginary parts of (x + iy)^m, m = 0 … n; the imaginary part of m = 0 is None, all others tensors."""
+    real: list[Tensor] = [torch.ones_like(x), x]
+    imaginary: list[Any] = [None, y]
     for _ in range(2, n + 1):
         a, b = real[-1], imaginary[-1]
         real.append(a * x - b * y)
@@ -446,13 +449,13 @@ class QuadrupletFunctions:
         with_d = block.with_d.view(n_a * n_b, n_d).to(along.dtype)
         polar = legendre_m0(l_max, -along) * with_d.unsqueeze(2)
         legendre = legendre_without_sine(l_max, cosine, dim=2) * block.with_c.to(along.dtype).unsqueeze(2)
-        legendre = cut(legendre, [l_max + 1 - m for m in range(l_max + 1)], dim=2)
+        by_order = cut(legendre, [l_max + 1 - m for m in range(l_max + 1)], dim=2)
         same = block.same.to(along.dtype)
         build = self._smooth if smooth else self._exact
-        of_d, of_c, factors, of_both = build(x_d, y_d, x_c, y_c, legendre, same)
+        of_d, of_c, factors, of_both = build(x_d, y_d, x_c, y_c, by_order, same)
         self._n_of_c = len(of_c)
         # The terms with c = d: their cosines are 1, and the factors have the sines of the polar angles.
-        again = join([part * factor.unsqueeze(2) for part, factor in zip(legendre, factors, strict=True)], dim=2)
+        again = join([part * factor.unsqueeze(2) for part, factor in zip(by_order, factors, strict=True)], dim=2)
         self.tensors = (
             polar,
             stack(of_d, dim=1),
@@ -510,8 +513,8 @@ class QuadrupletFunctions:
             # In a plane, up to rounding, the sign is that of nothing: no force comes from there.
             off_plane = sine_of_difference.abs() > resolution
             sign = torch.sign(sine_of_difference) * (off_plane & ~self.block.same.transpose(1, 2).unsqueeze(2))
-            right = [sines[m] * round(math.sin(0.5 * math.pi * m)) for m in range(1, l_max + 1)]
-            signed = torch.addcmul(signed * sign, from_c(right), from_d([on_line]))
+            at_right = [sines[m] * round(math.sin(0.5 * math.pi * m)) for m in range(1, l_max + 1)]
+            signed = torch.addcmul(signed * sign, from_c(at_right), from_d([on_line]))
             functions = [
                 legendre[m].unsqueeze(4) * part.unsqueeze(2)
                 for m, part in zip(range(1, l_max + 1), unstack(signed, 2), strict=True)
@@ -569,10 +572,10 @@ class QuadrupletFunctions:
         y = self.intermediate(x, circular, polar).view(n_a * n_b, n_d, width)
         # One function of d for each term of the functions of c.
         sums = torch.bmm(of_d, y).view(n_a, n_b, -1, width).transpose(1, 2)
-        sums = cut(sums, [part.shape[2] // n_b for part in of_c], dim=1)
+        by_part = cut(sums, [part.shape[2] // n_b for part in of_c], dim=1)
         parts = [
             torch.bmm(part, value.reshape(n_a, -1, width)).view(n_a * n_c, -1, width)
-            for part, value in zip(of_c, sums, strict=True)
+            for part, value in zip(of_c, by_part, strict=True)
         ]
         cosines, sines = join(parts[: self.l_max + 1], dim=1), parts[self.l_max + 1 :]
         sums = torch.bmm(same, y).view(n_a, n_b, n_c, width).transpose(1, 2).reshape(n_a * n_c, n_b, width)
@@ -585,6 +588,10 @@ class QuadrupletFunctions:
 
 class GemNet(AtomisticModel):
     """What both variants share; use :class:`GemNetT` or :class:`GemNetQ`."""
+
+    cutoff: float
+    _columns: Tensor
+    _degrees: Tensor
 
     def __init__(
         self,
@@ -614,7 +621,7 @@ class GemNet(AtomisticModel):
         chunk: int | None = None,
         recompute: bool = False,
     ) -> None:
-        """Build the network; see the variants for the options."""
+        """Build the network; see the variants for the options. Cutoffs are in Å."""
         super().__init__()
         positive = {
             "num_spherical": num_spherical,
@@ -642,9 +649,9 @@ class GemNet(AtomisticModel):
             for name, value in options.items():
                 if isinstance(value, bool) or not isinstance(value, int) or value < low:
                     raise InputError(f"GemNet option {name}={value!r}: expected a whole number of at least {low}")
-        for name, value in {"cutoff": cutoff, "int_cutoff": int_cutoff}.items():
-            if not (value > 0 and math.isfinite(value)):
-                raise InputError(f"GemNet option {name}={value!r}: expected a positive length in Å")
+        for name, length in {"cutoff": cutoff, "int_cutoff": int_cutoff}.items():
+            if not (length > 0 and math.isfinite(length)):
+                raise InputError(f"GemNet option {name}={length!r}: expected a positive length in Å")
         elements = tuple(range(1, N_ELEMENTS + 1)) if elements is None else tuple(int(z) for z in elements)
         if not elements or min(elements) < 1 or max(elements) > N_ELEMENTS:
             raise InputError(f"GemNet option elements={elements}: expected atomic numbers from 1 to {N_ELEMENTS}")
@@ -749,7 +756,8 @@ class GemNet(AtomisticModel):
 
     def _bessel(self, basis: SphericalBesselBasis, distances: Tensor, cutoff: float) -> Tensor:
         envelope = polynomial_envelope(distances / cutoff, self.envelope_exponent)
-        return basis(distances) * envelope.view(-1, 1, 1)
+        radial: Tensor = basis(distances) * envelope.view(-1, 1, 1)
+        return radial
 
     def bases(self, graph: Geometry) -> Bases:
         """Basis functions of a batch."""
@@ -757,7 +765,7 @@ class GemNet(AtomisticModel):
         envelope = polynomial_envelope(distances / self.embedding_cutoff, self.envelope_exponent)
         radial = self.radial_basis(distances) * envelope.unsqueeze(1)
         bessel = self.bessel_basis(distances) * envelope.view(-1, 1, 1)
-        weight = self.circular_trip.weight  # (l, n, cbf)
+        weight: Tensor = self.circular_trip.weight  # (l, n, cbf)
         circular = torch.bmm(bessel.transpose(0, 1), weight).permute(1, 2, 0).contiguous()
         circular_trip = []
         for block in graph.triplets.blocks:
@@ -788,11 +796,11 @@ class GemNet(AtomisticModel):
         weight = weight.reshape(-1, n_sbf * n_lm)
         bessel = bessel.reshape(bessel.shape[0], -1)
         functions = []
-        for block in graph.quadruplets.blocks:
-            places = torch.remainder(block.into_a.reshape(-1), bessel.shape[0])
+        for quads in graph.quadruplets.blocks:
+            places = torch.remainder(quads.into_a.reshape(-1), bessel.shape[0])
             places = (gather(bessel, places) @ weight).view(-1, n_sbf, n_lm)
             functions.append(
-                QuadrupletFunctions(block, graph.directions, graph.frames, places, self.l_max, self.smooth_quadruplets)
+                QuadrupletFunctions(quads, graph.directions, graph.frames, places, self.l_max, self.smooth_quadruplets)
             )
         return Bases(*common, linear(radial, self.radial_quad.weight), circular, tuple(functions), self.recompute)
 

@@ -156,10 +156,10 @@ class ScaleFactors(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ScaleFactors:
         # They stay float64 whatever type the weights take: numbers without axes change no other tensor's type.
-        exact = {name: self._buffers[name] for name in self.names}
-        super()._apply(fn, recurse)
+        exact: dict[str, Tensor] = {name: getattr(self, name) for name in self.names}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch has it unannotated
         for name, value in exact.items():
-            self._buffers[name] = value.to(self._buffers[name].device)
+            self._buffers[name] = value.to(getattr(self, name).device)
         return self
 
     def _load_from_state_dict(
@@ -225,7 +225,12 @@ def fit_scale_factors(model: GemNet, batches: Iterable[GraphBatch]) -> dict[str,
             seen: list[tuple[Tensor, Tensor]] = []
 
             def observer(
-                which: str, before: Tensor, after: Tensor, weights: Tensor | None, name=name, seen=seen
+                which: str,
+                before: Tensor,
+                after: Tensor,
+                weights: Tensor | None,
+                name: str = name,
+                seen: list[tuple[Tensor, Tensor]] = seen,
             ) -> None:
                 if which == name:
                     if before.shape[0] and after.shape[0]:

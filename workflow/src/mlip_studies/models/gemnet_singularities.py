@@ -85,15 +85,16 @@ class OffLine:
         largest_force: norm of the largest force on an atom, shape (n, k), eV/Å.
     """
 
-    distance: NDArray[np.float64]
-    direction: NDArray[np.float64]
+    distance: NDArray[np.floating]
+    direction: NDArray[np.floating]
     energy: NDArray[np.float64]
     largest_force: NDArray[np.float64]
 
     @property
     def spread(self) -> NDArray[np.float64]:
         """Largest minus smallest energy over the directions, shape (n,), eV: goes to 0 with ρ if it is continuous."""
-        return self.energy.max(axis=1) - self.energy.min(axis=1)
+        spread: NDArray[np.float64] = self.energy.max(axis=1) - self.energy.min(axis=1)
+        return spread
 
 
 def _evaluate(
@@ -117,7 +118,7 @@ def out_of_plane(model: AtomisticModel, heights: Sequence[float] | NDArray[np.fl
 
     Args:
         model: in float64, or the numbers near the plane are noise.
-        heights: where to, Å; on both sides for :attr:`OutOfPlane.jump`.
+        heights: where to, shape (n,), Å; on both sides for :attr:`OutOfPlane.jump`.
     """
     heights = np.asarray(heights, dtype=np.float64)
     numbers, planar = ETHYLENE
@@ -134,7 +135,7 @@ def off_line(
 
     Args:
         model: in float64, or the numbers near the line are noise.
-        distances: ρ, Å, positive.
+        distances: ρ, shape (n,), Å, positive.
         n_directions: over a third of a turn (the methyl group repeats after it).
     """
     distances = np.asarray(distances, dtype=np.float64)
@@ -159,8 +160,8 @@ def compare_variants(
     """Both curves of GemNet-T, GemNet-Q and the smooth GemNet-Q.
 
     Args:
-        heights: of ethylene's hydrogen atom, Å; 41 of them up to ±0.05 if not given.
-        distances: of acetonitrile's nitrogen atom, Å; 10^-5 … 0.3 if not given.
+        heights: of ethylene's hydrogen atom, shape (n,), Å; 41 of them up to ±0.05 if not given.
+        distances: of acetonitrile's nitrogen atom, shape (n,), Å; 10^-5 … 0.3 if not given.
         seed: of the weights of untrained models.
         models: compare these instead, by name (for example trained ones).
     """

@@ -124,9 +124,9 @@ class NBodyTransformer(nn.Module):
         """Predicted changes.
 
         Args:
-            positions: shape (n, n_balls, 3).
-            velocities: shape (n, n_balls, 3).
-            charges: shape (n, n_balls).
+            positions: shape (n, n_balls, 3), in the unit of length of the data.
+            velocities: shape (n, n_balls, 3), in the data's unit of velocity.
+            charges: shape (n, n_balls), dimensionless.
 
         Returns:
             changes of position and of velocity, each of shape (n, n_balls, 3).

@@ -125,7 +125,7 @@ class Potential(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Potential:
         """Move or cast everything; the references stay float64."""
         exact = dict(self._buffers)
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch has it unannotated
         for name, value in exact.items():
             moved = self._buffers[name]
             if value is not None and moved is not None and moved.dtype != value.dtype:
@@ -140,7 +140,8 @@ class Potential(nn.Module):
 
     def forward(self, batch: GraphBatch) -> Tensor:
         """Total energy, shape (n_graphs,), eV, float64."""
-        return self.scale * self.model(batch).double() + self.reference_energy(batch)
+        energies: Tensor = self.scale * self.model(batch).double() + self.reference_energy(batch)
+        return energies
 
     def energy_and_forces(self, batch: GraphBatch, create_graph: bool = False) -> tuple[Tensor, Tensor]:
         """Total energy (n_graphs,), eV, float64, and forces (n_atoms, 3), eV/Å, in the type of the positions.
@@ -225,7 +226,7 @@ def _read(path: PathLike) -> tuple[dict[str, Any], dict[str, Tensor]]:
         header = json.loads(metadata[_KEY])
         if not isinstance(header, dict):
             raise ValueError("no table")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: damaged header ({error}); train the model again") from error
     if header.get("format") != FORMAT or header.get("version") != VERSION:
         raise InputError(

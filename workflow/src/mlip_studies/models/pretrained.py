@@ -255,7 +255,7 @@ class PublishedModel(AtomisticModel):
 
     They are for inference: their reading of the graph may wait for the device. Energies of single atoms are summed in
     float64 where the package gives them; ``sum_as_published`` sums them in the model's own type, as the package does
-    (in single precision the energy of a molecule then moves in visible steps).
+    (in single precision the energy of a molecule then moves in visible steps). ``cutoff`` is in Å.
     """
 
     sum_as_published: bool = False
@@ -474,7 +474,8 @@ class Orb(PublishedModel):
                 own = positions[: first[-1]]
                 graph.node_features["positions"] = own
                 graph.edge_features["vectors"] = gather(own, graph.receivers) - gather(own, graph.senders)
-            return self.network.predict(graph)
+            predicted: dict[str, Tensor] = self.network.predict(graph)
+            return predicted
 
     def _padded(self, values: Tensor, size: int) -> Tensor:
         """Values followed by zeros, ``size`` rows."""

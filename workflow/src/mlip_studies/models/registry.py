@@ -18,6 +18,7 @@ def build_model(name: str, options: dict[str, Any]) -> AtomisticModel:
     """
     cls = getattr(importlib.import_module(model_module(name)), MODELS[name][1])
     try:
-        return cls(**options)
+        model: AtomisticModel = cls(**options)
+        return model
     except TypeError as error:
         raise InputError(f"model {name!r}: {error}; check the model's options in the study configuration") from error

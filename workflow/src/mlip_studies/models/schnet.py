@@ -53,18 +53,21 @@ class Interaction(nn.Module):
             batch: molecules.
             nodes: features, shape (n_atoms, hidden).
             basis: radial basis, shape (n, n_gaussians); n is the number of pairs, or of edges that are not paired.
-            cutoff: cutoff function, shape (n, 1).
+            cutoff: values of the cutoff function, shape (n, 1), dimensionless.
         """
         filters = self.filter_out(shifted_softplus(self.filter_in(basis))) * cutoff
         messages = gather(self.atom_in(nodes), batch.senders)
         # Both directions of a pair have the same filter.
         shape = (1 if batch.n_pairs is None else 2, *filters.shape)
         messages = (messages.view(shape) * filters).view(messages.shape)
-        return self.dense(shifted_softplus(self.atom_out(batch.sum_edges(messages))))
+        update: Tensor = self.dense(shifted_softplus(self.atom_out(batch.sum_edges(messages))))
+        return update
 
 
 class SchNet(AtomisticModel):
     """SchNet with a sum of atomic energies; 455,809 parameters in the default configuration."""
+
+    cutoff: float
 
     def __init__(
         self,
@@ -116,7 +119,7 @@ class SchNet(AtomisticModel):
         }
 
     @staticmethod
-    def _interact(layer: Interaction, batch: GraphBatch, features: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _interact(layer: nn.Module, batch: GraphBatch, features: dict[str, Tensor]) -> dict[str, Tensor]:
         change = layer(batch, features["nodes"], features["basis"], features["cutoff"])
         return {**features, "nodes": features["nodes"] + change}
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -55,6 +56,8 @@ TRAINING_STEPS = 60
 SPREAD = 0.05
 
 Molecule = tuple[NDArray[np.int64], NDArray[np.float64]]
+#: part, variant, case, quantity, x, value, number of values that are not finite, number of values
+Row = tuple[str, str, str, str, float, float, int, int]
 
 
 class AngularHarmonics(nn.Module):
@@ -106,7 +109,7 @@ def exact_gradient(max_degree: int = MAX_HARMONIC) -> float:
 
 
 def direction(vector: Tensor, variant: str, dim: int = 1, eps: float = EPS) -> Tensor:
-    """v/|v| as written (``unguarded``), with |v| ≥ 1e-12 (``clamped``), or with |v| smoothed (``smoothed``)."""
+    """v/|v|, any shape, as written (``unguarded``), with |v| ≥ 1e-12 (``clamped``), or |v| smoothed (``smoothed``)."""
     return vector / _length(vector, variant, dim, eps)
 
 
@@ -114,7 +117,8 @@ def _length(vector: Tensor, variant: str, dim: int, eps: float) -> Tensor:
     if variant == SMOOTHED:
         return (vector.square().sum(dim=dim, keepdim=True).square() + eps**4).sqrt().sqrt()
     length = vector.norm(dim=dim, keepdim=True)
-    return length.clamp(min=CLAMP) if variant == CLAMPED else length
+    safe: Tensor = length.clamp(min=CLAMP) if variant == CLAMPED else length
+    return safe
 
 
 class NaiveNorm(nn.Module):
@@ -136,7 +140,7 @@ class NaiveNorm(nn.Module):
         return result
 
 
-def _row(part: str, variant: str, case: str, quantity: str, x: float, values: Tensor, reduce: str) -> tuple:
+def _row(part: str, variant: str, case: str, quantity: str, x: float, values: Tensor, reduce: str) -> Row:
     """One line: what is finite reduced to its maximum or norm, and how many values are not finite."""
     flat = values.detach().double().flatten()
     finite = flat[flat.isfinite()]
@@ -146,7 +150,7 @@ def _row(part: str, variant: str, case: str, quantity: str, x: float, values: Te
     return part, variant, case, quantity, x, number, flat.numel() - finite.numel(), flat.numel()
 
 
-def harmonics_rows(angles: Sequence[float] = POLAR_ANGLES, n_azimuths: int = 8) -> Iterator[tuple]:
+def harmonics_rows(angles: Sequence[float] = POLAR_ANGLES, n_azimuths: int = 8) -> Iterator[Row]:
     """Gradient of all harmonics up to degree 4 at polar angles; ``value`` is the largest norm over azimuths."""
     kinds: dict[str, nn.Module] = {
         ANGLES: AngularHarmonics(MAX_HARMONIC),
@@ -168,8 +172,8 @@ def harmonics_rows(angles: Sequence[float] = POLAR_ANGLES, n_azimuths: int = 8) 
             yield (*row[:6], int((~gradient.isfinite()).sum()), gradient.numel())
 
 
-def direction_rows(lengths: Sequence[float] = LENGTHS, seed: int = 0, n_directions: int = 8) -> Iterator[tuple]:
-    """Largest element of the derivative of v/|v| at vectors of given lengths."""
+def direction_rows(lengths: Sequence[float] = LENGTHS, seed: int = 0, n_directions: int = 8) -> Iterator[Row]:
+    """Largest element of the derivative of v/|v| at vectors of given lengths (dimensionless)."""
     generator = torch.Generator().manual_seed(seed)
     units = torch.randn(n_directions, 3, generator=generator, dtype=torch.float64)
     units = units / units.norm(dim=1, keepdim=True)
@@ -185,12 +189,13 @@ def _turned(positions: NDArray[np.float64], onto_pole: bool) -> NDArray[np.float
     """Longest axis along the pole of the harmonics (y), or away from it."""
     centred = positions - positions.mean(axis=0)
     _, _, axes = np.linalg.svd(centred)
-    along = np.roll(centred @ axes.T, 1, axis=1)
+    along: NDArray[np.float64] = np.roll(centred @ axes.T, 1, axis=1)
     if onto_pole:
         return along
     from scipy.spatial.transform import Rotation
 
-    return along @ Rotation.from_rotvec([0.6, 0.5, 0.9]).as_matrix().T
+    turned: NDArray[np.float64] = along @ Rotation.from_rotvec([0.6, 0.5, 0.9]).as_matrix().T
+    return turned
 
 
 def _g2(name: str) -> Molecule:
@@ -217,12 +222,12 @@ def network_cases(seed: int = 0) -> dict[str, Molecule]:
     return cases
 
 
-def variants(seed: int, options: Mapping[str, int]) -> dict[str, SE3Transformer]:
+def variants(seed: int, options: Mapping[str, Any]) -> dict[str, SE3Transformer]:
     """Networks of the same weights: three norms, and the smoothed one with harmonics in angles."""
     result = {}
     for variant in (*DIRECTIONS, ANGLES):
         torch.manual_seed(seed)
-        model = SE3Transformer(**options)  # type: ignore[arg-type]
+        model = SE3Transformer(**options)
         # Shifts of a norm start at zero, where they hide what they multiply.
         excite(model, seed)
         if variant in (UNGUARDED, CLAMPED):
@@ -242,7 +247,7 @@ def _loss(
     return (predicted - energy).square().mean() + (direct - forces).square().mean()
 
 
-def network_rows(seed: int = 0, n_seeds: int = 2) -> Iterator[tuple]:
+def network_rows(seed: int = 0, n_seeds: int = 2) -> Iterator[Row]:
     """Largest gradient of the loss with respect to weights, and of the energy with respect to positions.
 
     Forces are direct; the loss is the mean square of energies and forces. ``x`` is the seed of the weights.
@@ -282,7 +287,7 @@ def training_set(case: str, seed: int = 0) -> tuple[GraphBatch, Tensor, Tensor]:
     return batch, torch.as_tensor(energies), torch.as_tensor(np.concatenate(forces), dtype=torch.float32)
 
 
-def training_rows(seed: int = 0, steps: int = TRAINING_STEPS) -> Iterator[tuple]:
+def training_rows(seed: int = 0, steps: int = TRAINING_STEPS) -> Iterator[Row]:
     """Gradient norm of every step of a short training (Adam, not clipped), until a number is not finite.
 
     ``x`` is the step; ``loss`` and ``gradient norm`` are the quantities.
@@ -307,7 +312,7 @@ def training_rows(seed: int = 0, steps: int = TRAINING_STEPS) -> Iterator[tuple]
                     optimizer.step()
 
 
-PARTS: Mapping[str, Callable[[int], Iterator[tuple]]] = {
+PARTS: Mapping[str, Callable[[int], Iterator[Row]]] = {
     "harmonics": lambda _: harmonics_rows(),
     "direction": lambda seed: direction_rows(seed=seed),
     "network": network_rows,

@@ -30,11 +30,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.autograd.function import FunctionCtx
 from torch.nn import functional
 
 from mlip_studies.errors import InputError
@@ -82,7 +82,7 @@ class _Mix(Function):
     """Inputs (r, a, c) times weights (r, c, o), block by block; weights are hidden (r, h) @ weight (h, c·o) + bias."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, inputs: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, inputs: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(inputs, hidden, weight, bias)
         rows, _, n_in = inputs.shape
         step = _block_rows(weight.shape[1], inputs.device)
@@ -95,7 +95,7 @@ class _Mix(Function):
         return result
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         inputs, hidden, weight, bias = ctx.saved_tensors
         n_in = inputs.shape[2]
         if torch.is_grad_enabled():
@@ -152,7 +152,9 @@ def mix_channels(
         return torch.bmm(inputs, _weights(hidden, weight, bias, inputs.shape[2]))
     # Blocks are written in place, which takes one type for all: that of the weights, also under autocast.
     with torch.autocast(inputs.device.type, enabled=False):
-        return _Mix.apply(inputs.to(weight.dtype).contiguous(), hidden.to(weight.dtype).contiguous(), weight, bias)
+        own = inputs.to(weight.dtype).contiguous(), hidden.to(weight.dtype).contiguous()
+        mixed: Tensor = _Mix.apply(*own, weight, bias)
+        return mixed
 
 
 class SphericalHarmonics(FixedTensors):
@@ -549,7 +551,8 @@ class Attention(nn.Module):
         joined = {}
         for degree, part in zip(self.value_fiber, parts, strict=True):
             joined[degree] = torch.cat([part, features[degree]], dim=2) if degree in features else part
-        return self.project(joined)
+        projected: Features = self.project(joined)
+        return projected
 
 
 class Convolution(nn.Module):
@@ -998,7 +1001,8 @@ class SE3Transformer(AtomisticModel):
         features = self._embed(batch)
         for attention, norm in zip(self.network.attention, self.network.norms, strict=True):
             features = norm(attention(features, edges, keep))
-        return self.network.readout(features, edges, keep)
+        outputs: Features = self.network.readout(features, edges, keep)
+        return outputs
 
     def forward(self, batch: GraphBatch) -> Tensor:
         """Energy of each molecule, shape (n_graphs,), eV, float64.

@@ -68,6 +68,9 @@ class SphericalHarmonics(FixedTensors):
     Y_l = c_l [Y_(l-1) ⊗ u]_l with Clebsch-Gordan coefficients: one product and one small matrix product per degree.
     """
 
+    scale: Tensor
+    parity: Tensor
+
     def __init__(self, degrees: Sequence[int]) -> None:
         super().__init__()
         self.degrees = tuple(degrees)
@@ -226,7 +229,10 @@ class So3kratesLayer(nn.Module):
         return query, torch.cat([k, k_geometry], dim=1), v
 
     def forward(self, batch: GraphBatch, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """New ``x`` and ``chi``, and the ``attention`` weights (before the cutoff function) that led to them."""
+        """New ``x`` and ``chi`` of the same shapes, and the ``attention`` weights (n_edges, heads) that led to them.
+
+        These are taken before the cutoff function. For the other features see :meth:`So3krates.embed`.
+        """
         x, chi = features["x"], features["chi"]
         attended = self.norms[0](x) if self.layer_norm == "pre" else x
         filters = self.filters(features["radial"], self.filter_invariants(pair_difference(chi, batch)))
@@ -250,6 +256,9 @@ class So3kratesLayer(nn.Module):
 
 class ElementTables(FixedTensors):
     """Scale and shift of the atomic energies, one number per element; without them, nothing is multiplied or added."""
+
+    scales: Tensor | None
+    shifts: Tensor | None
 
     def __init__(
         self, n_elements: int, scales: Sequence[float] | None, shifts: Sequence[float] | None, trained: bool
@@ -285,6 +294,8 @@ class So3krates(AtomisticModel):
     """So3krates; 319,213 parameters in the default configuration, that of the SPICE thesis."""
 
     irreps_axes = (1, 2, 0)
+    cutoff: float
+    place: Tensor
 
     def __init__(
         self,
@@ -376,7 +387,7 @@ class So3krates(AtomisticModel):
         rows = len(self.elements) if embedding_rows is None else embedding_rows
         self.embedding = nn.Parameter(torch.randn(rows, n_features) / math.sqrt(n_features))
         norms = (math.sqrt(n_features // n_heads), math.sqrt(n_features // len(degrees)))
-        if normalization == "avg_num_neighbors":
+        if normalization == "avg_num_neighbors" and avg_num_neighbors is not None:
             norms = (float(avg_num_neighbors), float(avg_num_neighbors))
         self.layers = nn.ModuleList(
             So3kratesLayer(n_features, n_heads, degrees, n_radial, norms, layer_norm, residual_mlp, rounded_contraction)
@@ -444,10 +455,11 @@ class So3krates(AtomisticModel):
     def atomic_energies(self, batch: GraphBatch, x: Tensor) -> Tensor:
         """Energy of each atom, shape (n_atoms,), eV, from its features (n_atoms, F)."""
         energies = self.head_out(silu(self.head_in(x))).squeeze(1)
-        return self.tables(energies, gather(self.place, batch.atomic_numbers))
+        read: Tensor = self.tables(energies, gather(self.place, batch.atomic_numbers))
+        return read
 
     def read_out(self, batch: GraphBatch, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The molecules' ``energy``."""
+        """The molecules' ``energy``, shape (n_graphs,), eV, from ``x`` (n_atoms, F)."""
         return {"energy": batch.sum_atoms(self.atomic_energies(batch, features["x"]))}
 
     def steps(self) -> list[tuple[str, Callable[[GraphBatch, dict[str, Tensor]], dict[str, Tensor]]]]:

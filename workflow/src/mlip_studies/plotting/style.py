@@ -16,6 +16,7 @@ import matplotlib.pyplot as plt
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 # Okabe and Ito's palette; yellow is left out because it is too faint on white.
 OKABE_ITO: Mapping[str, str] = {
@@ -92,7 +93,7 @@ def paper_band(axis: Axes, low: float, high: float, orientation: str = "x", labe
     return span(low, high, facecolor="#D9D9D9", edgecolor="#8C8C8C", hatch="////", linewidth=0, zorder=0.5, label=label)
 
 
-def paper_line(axis: Axes, value: float, orientation: str = "x", label: str = PAPER_LABEL) -> Artist:
+def paper_line(axis: Axes, value: float, orientation: str = "x", label: str = PAPER_LABEL) -> Line2D:
     """Draw a single value that the paper states: dashed, grey.
 
     Args:

@@ -163,7 +163,8 @@ def _words(name: str) -> str:
 
 def _records(frame: pd.DataFrame) -> Iterable[Any]:
     """The rows, their columns as attributes."""
-    return frame.itertuples(index=False)
+    rows: Iterable[Any] = frame.itertuples(index=False)
+    return rows
 
 
 def _scale_note(context: Context) -> str:
@@ -997,9 +998,9 @@ def particle_energies(
     A stored velocity is half a time step older than the position; half a kick brings it to the same time.
 
     Args:
-        positions: shape (n_frames, 3, n_balls).
-        velocities: shape (n_frames, 3, n_balls).
-        charges: shape (n_balls,).
+        positions: shape (n_frames, 3, n_balls), in the simulation's units, as the velocities.
+        velocities: shape (n_frames, 3, n_balls), in the simulation's units.
+        charges: shape (n_balls,), dimensionless.
         settings: of the simulation.
 
     Returns:

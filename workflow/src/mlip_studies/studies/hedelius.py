@@ -203,11 +203,6 @@ def weight_text(value: float) -> str:
     return f"{value:g}"
 
 
-def plain_weight(value: float) -> str:
-    """The same for tables."""
-    return f"{value:g}".replace("e-0", "e-")
-
-
 def rate_of(run: RunInfo, tables: RunTables) -> float:
     """Base learning rate: of the name, else the largest of the training."""
     return run.learning_rate or float(history_of(tables, run.name)["learning_rate"].max())

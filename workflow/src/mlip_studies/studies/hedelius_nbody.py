@@ -20,7 +20,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from mlip_studies.artifacts import PathLike, require
 from mlip_studies.claims.inputs import MissingDataError
@@ -258,7 +258,7 @@ def _space_axes(axis: Any, paths: Paths) -> None:
     for name, lower, upper in zip("xyz", low, high, strict=True):
         getattr(axis, f"set_{name}lim")(lower, upper)
         getattr(axis, f"{name}axis").pane.set_facecolor("white")
-        getattr(axis, f"{name}axis").set_major_locator(plt.MaxNLocator(4))
+        getattr(axis, f"{name}axis").set_major_locator(MaxNLocator(4))
     axis.set_xlabel("axis 1", labelpad=1)
     axis.set_ylabel("axis 2", labelpad=1)
     axis.set_zlabel("axis 3", labelpad=1)

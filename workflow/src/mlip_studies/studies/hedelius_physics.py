@@ -123,13 +123,14 @@ class WaterRun:
 
     @property
     def change_ev(self) -> NDArray[np.float64]:
-        """Total energy relative to the start, eV."""
+        """Total energy relative to the start, shape (n,), eV."""
         total = self.potential_ev + self.kinetic_ev
-        return total - total[0]
+        change: NDArray[np.float64] = total - total[0]
+        return change
 
     @property
     def temperature_k(self) -> NDArray[np.float64]:
-        """Of every instant, K, without the centre of mass."""
+        """Of every instant, shape (n,), K, without the centre of mass."""
         return temperature_of(self.kinetic_ev, int(degrees_of_freedom(np.array([3]), "nve")[0]))
 
 

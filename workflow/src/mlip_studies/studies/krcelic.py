@@ -340,10 +340,12 @@ def fractional_epochs(history: pd.DataFrame) -> np.ndarray:
     Args:
         history: one run, sorted by step, with columns epoch (complete epochs) and step.
     """
-    epoch, step = history["epoch"].to_numpy(dtype=float), history["step"].to_numpy(dtype=float)
+    epoch: np.ndarray = history["epoch"].to_numpy(dtype=float)
+    step: np.ndarray = history["step"].to_numpy(dtype=float)
     if epoch[0] < 1 or step[0] <= 0:
         return epoch
-    return step * epoch[0] / step[0]
+    epochs: np.ndarray = step * epoch[0] / step[0]
+    return epochs
 
 
 def smoothing_width(epoch: np.ndarray, sigma: float) -> float:

@@ -237,12 +237,13 @@ def calculation_seconds(labels: pd.DataFrame, is_gpu: bool = False) -> np.ndarra
         labels: one line per calculation.
         is_gpu: whether the wall time counts.
     """
-    wall = labels["seconds"].to_numpy(dtype=float)
+    wall: np.ndarray = labels["seconds"].to_numpy(dtype=float)
     if is_gpu or "cpu_seconds" not in labels:
         return wall
     processor = labels["cpu_seconds"].to_numpy(dtype=float)
     # A process that was killed could not say what it used: it had one core for the whole time.
-    return np.where(np.isfinite(processor) & (processor > 0), processor, wall)
+    seconds: np.ndarray = np.where(np.isfinite(processor) & (processor > 0), processor, wall)
+    return seconds
 
 
 def _scaled(labels: pd.DataFrame, seconds: np.ndarray, options: ForecastConfig) -> tuple[float, float, float, str]:

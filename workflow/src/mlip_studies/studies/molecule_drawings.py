@@ -62,7 +62,7 @@ def projected(atomic_numbers: NDArray[np.integer], positions: FloatArray) -> Flo
     Returns:
         shape (n_atoms, 3), Å, centred on the drawn box.
     """
-    centred = positions - positions.mean(axis=0)
+    centred: FloatArray = positions - positions.mean(axis=0)
     if len(centred) == 1:
         return centred
     _, _, axes = np.linalg.svd(centred)

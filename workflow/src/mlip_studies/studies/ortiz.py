@@ -126,7 +126,6 @@ SCAN_TITLES: Mapping[str, str] = {
     "dihedral-fluoroallene": "fluoroallene", "cyclobutadiene-1d": "cyclobutadiene, one C–C pair",
     "cyclobutadiene-2d": "cyclobutadiene surface", "cosan": "COSAN ligand rotation",
 }  # fmt: skip
-ANGSTROM, DEGREES = "Å", "°"
 
 
 def scan_title(scan: str) -> str:

@@ -395,8 +395,8 @@ def to_page(outliers: list[Outlier], title: str) -> str:
             f"<td>{outlier.largest:.2f}</td><td>{outlier.counted}</td>"
             f'<td class="text wide">{html.escape(where)}</td></tr>'
         )
-    # A fact that holds "</script>" must not end the element.
-    content = json.dumps(molecules, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
+    # A fact that holds "</script>" must not end the element, nor one with "<!--<script>" keep it from ending.
+    content = json.dumps(molecules, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     last = "Subset" if "subset" in outliers[0].facts else "Group"
     shown = "".join(
         f'<label class="{name}"><input type="checkbox" id="show-{name}"{on}> {label}</label>'

@@ -314,7 +314,8 @@ def _share(mean: Mean) -> str:
 def _occupied(frame: pd.DataFrame) -> FloatArray:
     """Outer edges of the bins that hold anything, any shape, eV/Å."""
     filled = frame[frame["count"] > 0]
-    return filled[["true_low", "true_high", "predicted_low", "predicted_high"]].to_numpy(dtype=float)
+    limits: FloatArray = filled[["true_low", "true_high", "predicted_low", "predicted_high"]].to_numpy(dtype=float)
+    return limits
 
 
 def _mesh(axis: Axes, frame: pd.DataFrame, top: float) -> Any:

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from mlip_studies.artifacts import PathLike
@@ -211,7 +212,8 @@ def _seed_note(runs: pd.DataFrame) -> str:
 def _seconds_per_step(runs: pd.DataFrame) -> np.ndarray:
     """Time of one optimizer step, validation not counted, shape (n_runs,), in s."""
     batch = runs["batch_size"].to_numpy(float) if "batch_size" in runs else batch_size(runs)
-    return batch / runs["configurations_per_second"].to_numpy(dtype=float)
+    seconds: np.ndarray = batch / runs["configurations_per_second"].to_numpy(dtype=float)
+    return seconds
 
 
 def batch_size(runs: pd.DataFrame) -> np.ndarray:
@@ -221,7 +223,8 @@ def batch_size(runs: pd.DataFrame) -> np.ndarray:
         runs: with configurations_per_second (1/s), train_seconds (s) and steps.
     """
     molecules = runs["configurations_per_second"].to_numpy(dtype=float) * runs["train_seconds"].to_numpy(dtype=float)
-    return molecules / runs["steps"].to_numpy(dtype=float)
+    epochs: np.ndarray = molecules / runs["steps"].to_numpy(dtype=float)
+    return epochs
 
 
 def forecast_hours(runs: pd.DataFrame) -> np.ndarray:
@@ -711,7 +714,7 @@ def md_distances(tables: RunTables, context: StudyContext, output: PathLike) -> 
         panel_letters(grid.ravel())
         shown = [run for run in titles if run in set(tidy["run"])]
         handles: list[Any] = [
-            plt.Rectangle((0, 0), 1, 1, color=color, label=f"reference: {reference_title(family, context.scale)}")
+            Rectangle((0, 0), 1, 1, color=color, label=f"reference: {reference_title(family, context.scale)}")
             for family, color in reference_colors.items()
         ]
         for run in shown:
@@ -842,7 +845,7 @@ def survival(survived_ps: Iterable[float], dead: Iterable[bool]) -> tuple[np.nda
         dead: whether it broke at that time.
 
     Returns:
-        times of a step function in ps, starting with 0, and the share alive from each of them on.
+        times of a step function in ps, starting with 0, and the share alive from each of them on, both of shape (n,).
     """
     from scipy import stats  # here, because it takes half a second
 
@@ -1213,7 +1216,7 @@ def fig2_tradeoff(tables: RunTables, context: StudyContext, output: PathLike) ->
                     textcoords="offset points", arrowprops={"arrowstyle": "<-", "linewidth": 1.0}, zorder=2,
                 )  # fmt: skip
         for label, line, value in published:
-            paper_line(axes[1], EV_TO_MEV * value, "y").set_linestyle(line)  # type: ignore[attr-defined]
+            paper_line(axes[1], EV_TO_MEV * value, "y").set_linestyle(line)
             handles.append(Line2D([], [], color=GREY, linestyle=line, linewidth=1.3, label=label))
         axes[0].set_ylabel(f"mean time survived{_temperature_text(stable)} (ps)")
         axes[1].set_ylabel("force MAE, test (meV/Å)")

@@ -1775,7 +1775,8 @@ def _jumps(spikes: pd.DataFrame | None, energies: pd.DataFrame, forces: bool) ->
         if spikes is None:
             return np.empty(0)
         own = spikes[spikes["trajectory"].isin(energies["trajectory"])]
-        return own["largest_force_change_ev_per_angstrom"].to_numpy(dtype=float)
+        changes: np.ndarray = own["largest_force_change_ev_per_angstrom"].to_numpy(dtype=float)
+        return changes
     parts = [
         np.abs(np.diff(EV_TO_MEV * one["deviation_ev"] / one["n_atoms"])) for _, one in energies.groupby("trajectory")
     ]

@@ -22,6 +22,7 @@ from mlip_studies.studies import stocker_robustness as robustness
 from mlip_studies.studies.context import StudyContext
 from mlip_studies.studies.md_forecast import NOT_CALCULATED, calculation_seconds, cost_exponent
 from mlip_studies.studies.pavlovic_cells import count, number, over_seeds
+from mlip_studies.studies.stocker import THERMAL
 from mlip_studies.studies.stocker_robustness import (
     HOT,
     LARGE,
@@ -31,7 +32,6 @@ from mlip_studies.studies.stocker_robustness import (
     PLAIN,
     SINGULAR,
     STUDY_FILE,
-    THERMAL,
     Interval,
     data_of,
     floor_note,

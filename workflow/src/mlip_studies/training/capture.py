@@ -164,7 +164,7 @@ class TracedForces:
         """
         self.model, self.create_graph, self.compiled = model, create_graph, compiled
         self._module = _EnergyAndForces(model, create_graph)
-        self._graphs: dict[tuple, Callable[..., tuple[Tensor, Tensor]]] = {}
+        self._graphs: dict[tuple[Any, ...], Callable[..., tuple[Tensor, Tensor]]] = {}
         self.failed = False
 
     def __call__(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
@@ -173,8 +173,10 @@ class TracedForces:
             return self._run(batch)
 
     def _run(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
+        result: tuple[Tensor, Tensor]
         if self.failed:
-            return self._module(batch)
+            result = self._module(batch)
+            return result
         tensors = {
             field.name: value for field in fields(batch) if isinstance(value := getattr(batch, field.name), Tensor)
         }
@@ -190,25 +192,29 @@ class TracedForces:
             if self.create_graph:
                 # The outer derivative is compiled at its first use: have it fail here, if it does.
                 trained = [value for value in state.values() if value.requires_grad]
-                torch.autograd.grad(sum(value.sum() for value in result), trained, allow_unused=True)
+                torch.autograd.grad(result[0].sum() + result[1].sum(), trained, allow_unused=True)
                 result = run(*inputs)
         except Exception as error:  # whatever a compiler may raise, the plain function does the same work
             self.failed = True
             name = type(self.model).__name__
             _warn(f"{name} could not be compiled ({_first_line(error)}); it runs uncompiled")
-            return self._module(batch)
+            result = self._module(batch)
+            return result
         self._graphs[key] = run
         return result
 
     def trace(
         self, batch: GraphBatch, names: list[str], columns: list[str], inputs: tuple[list[Tensor], list[Tensor]]
     ) -> fx.GraphModule:
-        """The graph of elementary operations of ``(parameters and buffers, tensors of the batch)``."""
+        """The graph of elementary operations of ``(parameters and buffers, tensors of the batch)``, of any shape."""
 
         def function(state: list[Tensor], tensors: list[Tensor]) -> tuple[Tensor, Tensor]:
             changed: dict[str, Any] = dict(zip(columns, tensors, strict=True))
             this = replace(batch, **changed)
-            return functional_call(self._module, dict(zip(names, state, strict=True)), (this,))
+            outputs: tuple[Tensor, Tensor] = functional_call(
+                self._module, dict(zip(names, state, strict=True)), (this,)
+            )
+            return outputs
 
         with _KeepDetach():
             graph = make_fx(function)(*inputs)
@@ -298,7 +304,7 @@ class CapturedStep(EagerStep):
         return self._part_budget
 
     def __call__(self, rows: NDArray[np.integer]) -> dict[str, Tensor]:
-        """Take one step; see :meth:`EagerStep.__call__`."""
+        """Take one step on ``rows`` (n_graphs,); see :meth:`EagerStep.__call__`."""
         budget = self._choose_budget(len(rows))
         counts = self.data.counts[rows]
         self._take_rates()

@@ -136,7 +136,8 @@ class Checkpoints:
             if damaged:
                 print(f"{path}: using this previous checkpoint, of step {saved['step']}", flush=True)
             self.saved_step = saved["step"]
-            return saved["payload"]
+            payload: dict[str, Any] = saved["payload"]
+            return payload
         if damaged:
             print(f"{self.folder}: no intact checkpoint is left; starting from the beginning", flush=True)
         return None
@@ -144,7 +145,7 @@ class Checkpoints:
     def _read(self, path: Path, content: bytes) -> dict[str, Any]:
         advice = "give another folder for the state, or delete this file to start from the beginning"
         try:
-            saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            saved: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         except Exception as error:
             raise InputError(f"{path}: not a checkpoint of this version ({type(error).__name__}); {advice}") from error
         found = saved.get("format") if isinstance(saved, dict) else None

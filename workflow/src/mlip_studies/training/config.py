@@ -161,12 +161,13 @@ def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     result = copy.deepcopy(dict(base))
     for key, value in changes.items():
         old = result.get(key)
-        same = (
+        if (
             isinstance(old, Mapping)
             and isinstance(value, Mapping)
             and value.get("name", old.get("name")) == old.get("name")
-        )
-        result[key] = _merge(old, value) if same else value
+        ):
+            value = _merge(old, value)
+        result[key] = value
     return result
 
 

@@ -180,7 +180,7 @@ def check_elements(rows: Rows, model: AtomisticModel, model_name: str, store: St
 
 
 def check_geometries(rows: Rows, store: Store, cutoff: float | None = None, max_edges: int | None = None) -> None:
-    """Make sure that every molecule can be computed.
+    """Make sure that every molecule can be computed with a model of this cutoff (Å; None: all pairs).
 
     Raises:
         InputError: positions that are not finite, two atoms at the same place, or more than ``max_edges`` edges.

@@ -68,12 +68,10 @@ def launch_fabric(device: torch.device) -> Any:
         InputError: more processes on a node than GPUs.
     """
     from lightning_fabric import Fabric
-    from lightning_fabric.plugins.environments import (
-        ClusterEnvironment,
-        LightningEnvironment,
-        SLURMEnvironment,
-        TorchElasticEnvironment,
-    )
+    from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
     plugin: ClusterEnvironment
     if torch.distributed.is_torchelastic_launched() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -102,7 +100,7 @@ def launch_fabric(device: torch.device) -> Any:
 
 
 def sum_over_processes(fabric: Any, value: torch.Tensor) -> torch.Tensor:
-    """Add up a tensor of all processes in place."""
+    """Add up a tensor of all processes in place, of any shape, the same in all."""
     if fabric is not None and fabric.world_size > 1:
         torch.distributed.all_reduce(value)
     return value

@@ -112,7 +112,7 @@ class Recorder:
         return len(self._steps) >= self._size
 
     def add(self, step: int, numbers: dict[str, Tensor], n_graphs: int, n_atoms: int) -> None:
-        """Take the numbers of a step without waiting for them."""
+        """Take the numbers of a step, scalars, without waiting for them."""
         if self._table is None:
             self._names = list(numbers)
             self._table = torch.zeros(self._size, len(self._names), dtype=torch.float64, device=self._device)
@@ -153,7 +153,7 @@ def _means(sums: dict[str, list[float]]) -> dict[str, float]:
 
 
 class Trainer:
-    """One stage of training; see :func:`train_stage`."""
+    """One stage of training; see :func:`train_stage`. ``row_names`` are the rows' numbers in the store, (n_train,)."""
 
     def __init__(
         self,
@@ -205,7 +205,7 @@ class Trainer:
     # ---- what a step is made of ----
 
     def rows(self, step: int) -> NDArray[np.int64]:
-        """Rows of the batch of a step."""
+        """Rows of the batch of a step, shape (n_graphs,)."""
         epoch, number = divmod(step, self.n_batches)
         if self._order is None or self._order[0] != epoch:
             order = np.random.default_rng([self.config.seed, self.stage, epoch]).permutation(len(self.train))
@@ -334,8 +334,9 @@ class Trainer:
         names = rows if self.row_names is None else self.row_names[rows]
         shown = ", ".join(map(str, names[:_SHOWN_ROWS].tolist()))
         more = f" and {len(names) - _SHOWN_ROWS} more" if len(names) > _SHOWN_ROWS else ""
-        kept = self.checkpoints.saved_step if self.checkpoints is not None else None
-        where = f"; the checkpoint of step {kept} is kept in {self.checkpoints.folder}" if kept is not None else ""  # type: ignore[union-attr]
+        where, saved = "", self.checkpoints
+        if saved is not None and saved.saved_step is not None:
+            where = f"; the checkpoint of step {saved.saved_step} is kept in {saved.folder}"
         raise InputError(
             f"training stopped: {what} at step {step}, with rows {shown}{more}{where}; look at these rows, lower the "
             "learning rate or set clip_norm"

@@ -40,7 +40,7 @@ class Errors:
     def __init__(
         self, batch: GraphBatch, labels: Labels, energy: Tensor, forces: Tensor | None, counts: Counts | None = None
     ) -> None:
-        """Compare predictions with labels; see :meth:`Loss.__call__`."""
+        """Compare predictions with labels in the same units; see :meth:`Loss.__call__`."""
         error = energy - labels.energy
         self.energy = error if labels.graph_weight is None else error * labels.graph_weight
         self.forces: Tensor | None = None
@@ -77,7 +77,7 @@ class Errors:
 
     @torch.no_grad()
     def measures(self) -> dict[str, Tensor]:
-        """Mean absolute and mean squared errors: ``energy_*``, ``energy_per_atom_*``, ``force_*`` (per component)."""
+        """Mean absolute and squared errors, scalars: ``energy_*``, ``energy_per_atom_*``, ``force_*`` (a component)."""
         result = {}
         for name, error in (("energy", self.energy), ("energy_per_atom", self.energy / self.atoms_per_graph)):
             result[f"{name}_mae"] = self.mean_over_graphs(error.abs())
@@ -108,8 +108,8 @@ class Loss(ABC):
         Args:
             batch: the molecules.
             labels: what they are compared with, in the units of the predictions.
-            energy: predicted, shape (n_graphs,).
-            forces: predicted, shape (n_atoms, 3), or None.
+            energy: predicted, shape (n_graphs,), in the unit of the labels.
+            forces: predicted, shape (n_atoms, 3), in the unit of the labels, or None.
             counts: numbers of molecules and atoms of the whole, if this batch is a part of it.
 
         Returns:

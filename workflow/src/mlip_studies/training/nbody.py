@@ -713,17 +713,18 @@ def _write_predictions(
         dx, dv = model(x, v, charges)
         predicted_x.append(x + dx)
         predicted_v.append(v + dv)
-    arrays = {
+    tensors = {
         "example_positions": examples.positions,
         "example_velocities": examples.velocities,
         "example_charges": examples.charges,
         "example_predicted_positions": torch.stack(predicted_x, dim=1),
         "example_predicted_velocities": torch.stack(predicted_v, dim=1),
     }
+    examples_of: dict[str, Any] = {name: value.cpu().numpy().astype(np.float32) for name, value in tensors.items()}
     with atomic_path(path) as temporary:
         np.savez(
             temporary,
-            **{name: value.cpu().numpy().astype(np.float32) for name, value in arrays.items()},  # type: ignore[arg-type]
+            **examples_of,
             start_frames=np.asarray(starts),
             ahead_frames=np.asarray(config.ahead_frames),
             window_trajectory=errors.trajectory,

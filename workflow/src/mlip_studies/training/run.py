@@ -17,7 +17,6 @@ A configuration looks like this; paths are relative to the working directory::
 
 from __future__ import annotations
 
-import argparse
 import csv
 import importlib
 import json
@@ -31,7 +30,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from numpy.typing import NDArray
 
 from mlip_studies.artifacts import PathLike, atomic_path, require, sha256_of, write_text
@@ -41,7 +39,8 @@ from mlip_studies.errors import InputError
 from mlip_studies.graph.batch import RaggedDataset
 from mlip_studies.models.potential import Potential
 from mlip_studies.models.registry import build_model
-from mlip_studies.runtime.options import read_options
+from mlip_studies.runtime.command import COMPUTE_OPTIONS, read_command_line
+from mlip_studies.runtime.options import read_options, read_options_file
 from mlip_studies.runtime.state import JobState, disk_errors
 from mlip_studies.training.config import TrainingConfig
 from mlip_studies.training.data import DTYPES, EnergyReference, build_dataset, fit_reference
@@ -62,7 +61,7 @@ class ModelConfig:
     """Which model: its name in the catalog, and options of its constructor."""
 
     name: str
-    options: dict = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -124,17 +123,7 @@ class RunConfig:
         Raises:
             InputError: no such file, not YAML, or a wrong key in it.
         """
-        path = Path(path)
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError(f"{path}: cannot read ({error.strerror}); name the run's YAML file") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
-        try:
-            return cls.from_dict(values)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
+        return read_options_file(cls.from_dict, path)
 
     @property
     def forces_of(self) -> str:
@@ -169,7 +158,7 @@ class RunOutputs:
 
 
 def split_rows(config: RunConfig, store: Store) -> dict[str, NDArray[np.int64]]:
-    """Rows of the parts ``train``, ``val`` and ``test``.
+    """Rows of the parts ``train``, ``val`` and ``test``, each of shape (n,).
 
     Raises:
         InputError: no such split or size, rows that the store does not have, or no training rows.
@@ -465,13 +454,13 @@ def _write_predictions(
     rows: Rows,
     reference: EnergyReference,
     path: Path,
-    extra: Mapping[str, NDArray[Any]],
+    extra: Mapping[str, Any],
 ) -> dict[str, float | None]:
     """Total energies and forces of the test rows beside their labels, as arrays; returns the errors."""
     forces_wanted = data.forces is not None
     energy, forces = predict(model, data, config.training.evaluation.batch_size, forces_wanted)
     predicted, label = reference.predicted(energy, rows), rows.energy[config.fidelity]
-    arrays: dict[str, NDArray[Any]] = {
+    arrays: dict[str, Any] = {
         "rows": rows.rows,
         "ptr": rows.ptr,
         "group": rows.group,
@@ -486,7 +475,7 @@ def _write_predictions(
         arrays["forces_predicted_ev_per_angstrom"] = forces_ev.astype(np.float32)
         residual = forces_ev - rows.forces[config.forces_of]
     with atomic_path(path) as temporary:
-        np.savez(temporary, **arrays, **extra)  # type: ignore[arg-type]
+        np.savez(temporary, **arrays, **extra)
     return error_summary(predicted - label, rows.n_atoms, residual)
 
 
@@ -515,14 +504,8 @@ def main_train(arguments: Sequence[str] | None = None) -> int:
     Raises:
         InputError: see :func:`run_training`.
     """
-    parser = argparse.ArgumentParser(prog="python -m mlip_studies train", description="Train one model.")
-    parser.add_argument("config", type=Path, help="the run's YAML file")
-    parser.add_argument("--output", type=Path, help="folder for the results (default: beside the YAML file)")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: as torch chooses)")
-    options = parser.parse_args(arguments)
-    config = RunConfig.from_yaml(options.config)
-    output = options.output if options.output is not None else options.config.with_suffix("")
+    options = read_command_line("train", "Train one model.", arguments, COMPUTE_OPTIONS)
+    config, output = RunConfig.from_yaml(options.config), options.output
     summary = run_training(config, RunOutputs.in_folder(output), output / ".state", options.device, options.threads)
     if summary is not None:
         test = ", ".join(f"{name} {value:.4g}" for name, value in summary["test"].items() if value is not None)

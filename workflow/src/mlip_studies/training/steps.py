@@ -74,7 +74,8 @@ class EagerStep:
         """
         self.model, self.data, self.loss, self.optimizer, self.ema = model, data, loss, optimizer, ema
         self.clip_norm, self.micro_batches, self.fabric = clip_norm, micro_batches, fabric
-        self.rank, self.world = (0, 1) if fabric is None else (fabric.global_rank, fabric.world_size)
+        self.rank: int = 0 if fabric is None else fabric.global_rank
+        self.world: int = 1 if fabric is None else fabric.world_size
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self._scaler = GradientScaler(model, gradient_scales)
         if loss.needs_forces and data.forces is None:
@@ -84,7 +85,7 @@ class EagerStep:
         """Take one step.
 
         Args:
-            rows: rows of the whole batch, the same in all processes.
+            rows: rows of the whole batch, shape (n_graphs,), the same in all processes.
 
         Returns:
             ``loss`` and the measures of :meth:`mlip_studies.training.loss.Errors.measures`, of which the processes'
@@ -105,7 +106,7 @@ class EagerStep:
         return forward(self.model, batch, self.loss.needs_forces)
 
     def update(self, batch: GraphBatch, labels: Labels) -> dict[str, Tensor]:
-        """Take one step on a whole batch; returns what :meth:`__call__` does."""
+        """Take one step on a whole batch; returns the scalars that :meth:`__call__` does."""
         self.optimizer.zero_grad(set_to_none=True)
         return self._finish(self._accumulate(batch, labels, None))
 
@@ -167,4 +168,5 @@ def make_step(
     # By name, so that runs with eager steps do not depend on that code.
     capture = importlib.import_module("mlip_studies.training.capture")
     cls = capture.CapturedStep if config.step_mode == "captured" else capture.CompiledStep
-    return cls(*arguments, micro_batches=config.micro_batches, batch_size=config.molecules_per_step(len(data)))
+    step: Step = cls(*arguments, micro_batches=config.micro_batches, batch_size=config.molecules_per_step(len(data)))
+    return step

@@ -46,7 +46,7 @@ class MLIPCalculator(Calculator):
         Raises:
             InputError: unknown type or fidelity, or a file that is no potential.
         """
-        super().__init__(**kwargs)
+        super().__init__(**kwargs)  # type: ignore[no-untyped-call]  # ASE has it unannotated
         self.fidelity = fidelity
         fidelity_row(fidelity)
         self.potential = as_potential(potential, device, as_dtype(dtype))
@@ -64,7 +64,7 @@ class MLIPCalculator(Calculator):
         Raises:
             InputError: periodic, empty or damaged molecules, or an element that the potential does not know.
         """
-        super().calculate(atoms, properties, system_changes)
+        super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]  # ASE has it unannotated
         molecule = self.atoms
         assert molecule is not None
         formula = molecule.get_chemical_formula()

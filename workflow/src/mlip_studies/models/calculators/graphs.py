@@ -35,8 +35,8 @@ def as_dtype(dtype: str | torch.dtype) -> torch.dtype:
     """
     if isinstance(dtype, str) and dtype in DTYPES:
         return DTYPES[dtype]
-    if dtype in DTYPES.values():
-        return dtype  # type: ignore[return-value]
+    if isinstance(dtype, torch.dtype) and dtype in DTYPES.values():
+        return dtype
     raise InputError(f"dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
 
 

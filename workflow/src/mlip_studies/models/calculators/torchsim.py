@@ -24,6 +24,8 @@ try:
 except ImportError as error:
     raise InputError(f"torch-sim is not installed ({error}); install torch-sim-atomistic>=0.3,<0.4") from error
 
+__all__ = ["MLIPTorchSimModel", "ts"]
+
 
 class MLIPTorchSimModel(ModelInterface):
     """Energies (n_systems,), eV, and forces (n_atoms, 3), eV/Å, of all molecules of a state at once.

@@ -15,7 +15,7 @@ from mlip_studies.errors import InputError
 
 
 def cosine_cutoff(d: Tensor, cutoff: float) -> Tensor:
-    """(cos(π d/c) + 1) / 2, with one continuous derivative at the cutoff.
+    """(cos(π d/c) + 1) / 2, with one continuous derivative at the cutoff; d of any shape in the unit of c (Å).
 
     Source: J. Behler, J. Chem. Phys. 134, 074106 (2011).
     """
@@ -26,7 +26,8 @@ def cosine_cutoff(d: Tensor, cutoff: float) -> Tensor:
 def polynomial_cutoff(d: Tensor, cutoff: float, p: int = 6) -> Tensor:
     """1 - (p+1)(p+2)/2 x^p + p(p+2) x^(p+1) - p(p+1)/2 x^(p+2), x = d/c.
 
-    Two derivatives are continuous at the cutoff. Source: J. Gasteiger, J. Groß, S. Günnemann, ICLR 2020.
+    Two derivatives are continuous at the cutoff; d of any shape in the unit of c (Å).
+    Source: J. Gasteiger, J. Groß, S. Günnemann, ICLR 2020.
     """
     # Clamped, so that long edges do not overflow before they are multiplied by 0.
     x = (d / cutoff).clamp(max=1.0)
@@ -35,7 +36,7 @@ def polynomial_cutoff(d: Tensor, cutoff: float, p: int = 6) -> Tensor:
 
 
 def exponential_cutoff(d: Tensor, cutoff: float) -> Tensor:
-    """exp(-d² / ((c - d)(c + d))), smooth to all orders.
+    """exp(-d² / ((c - d)(c + d))), smooth to all orders; d of any shape in the unit of c (Å).
 
     Source: O. T. Unke et al., Nat. Commun. 12, 7273 (2021).
     """

@@ -7,10 +7,12 @@ half of the passes over such tensors that a chain of elementary operations takes
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from mlip_studies.graph.batch import GraphBatch
 from mlip_studies.graph.scatter import gather, scatter_sum
@@ -45,7 +47,7 @@ class _ScoresSlope(Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
+        ctx: Any,
         grad: Tensor,
         query: Tensor,
         key: Tensor,
@@ -70,7 +72,7 @@ class _ScoresSlope(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, *outer: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
         grad, query, key, filters, receivers, senders = ctx.saved_tensors
         query_outer, key_outer, filters_outer = outer
         n, width = query.shape[0], query.shape[1] // len(ctx.heads)
@@ -94,7 +96,7 @@ class _ScoresSlope(Function):
 class _Scores(Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
+        ctx: Any,
         query: Tensor,
         key: Tensor,
         filters: Tensor,
@@ -111,7 +113,7 @@ class _Scores(Function):
         return scores
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         return *_ScoresSlope.apply(grad, *ctx.saved_tensors, ctx.heads), None, None, None
 
 
@@ -127,7 +129,8 @@ def attention_scores(query: Tensor, key: Tensor, filters: Tensor, batch: GraphBa
         batch: molecules.
         heads: number of heads of each block.
     """
-    return _Scores.apply(query, key, filters, batch.receivers, batch.senders, heads)
+    scores: Tensor = _Scores.apply(query, key, filters, batch.receivers, batch.senders, heads)
+    return scores
 
 
 class _AttendSlope(Function):
@@ -135,7 +138,7 @@ class _AttendSlope(Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, grad: Tensor, weights: Tensor, values: Tensor, receivers: Tensor, senders: Tensor
+        ctx: Any, grad: Tensor, weights: Tensor, values: Tensor, receivers: Tensor, senders: Tensor
     ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(grad, weights, values, receivers, senders)
         heads = (weights.shape[1],)
@@ -146,7 +149,7 @@ class _AttendSlope(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, weights_outer: Tensor, values_outer: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, weights_outer: Tensor, values_outer: Tensor) -> tuple[Tensor | None, ...]:
         grad, weights, values, receivers, senders = ctx.saved_tensors
         heads, n = (weights.shape[1],), values.shape[0]
         g, v, dv = gather(grad, receivers), gather(values, senders), gather(values_outer, senders)
@@ -159,14 +162,14 @@ class _AttendSlope(Function):
 
 class _Attend(Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, weights: Tensor, values: Tensor, receivers: Tensor, senders: Tensor) -> Tensor:
+    def forward(ctx: Any, weights: Tensor, values: Tensor, receivers: Tensor, senders: Tensor) -> Tensor:
         ctx.save_for_backward(weights, values, receivers, senders)
         messages = gather(values, senders)
         messages.mul_(_spread(weights, (weights.shape[1],), messages.shape[1]))
         return scatter_sum(messages, receivers, values.shape[0])
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         return *_AttendSlope.apply(grad, *ctx.saved_tensors), None, None
 
 
@@ -178,4 +181,5 @@ def attend(weights: Tensor, values: Tensor, batch: GraphBatch) -> Tensor:
         values: v of the atoms, shape (n_atoms, F); a head has F / heads of these channels.
         batch: molecules.
     """
-    return _Attend.apply(weights, values, batch.receivers, batch.senders)
+    attended: Tensor = _Attend.apply(weights, values, batch.receivers, batch.senders)
+    return attended

@@ -25,13 +25,13 @@ class FixedTensors(nn.Module):
         self._exact: dict[str, Tensor] = {}
 
     def fix(self, name: str, values: ArrayLike) -> None:
-        """Add a constant as buffer ``name``, of torch's default type until the module is converted."""
+        """Add a constant of any shape as buffer ``name``, of torch's default type until the module is converted."""
         exact = torch.as_tensor(np.asarray(values, dtype=np.float64))
         self._exact[name] = exact
         self.register_buffer(name, exact.to(torch.get_default_dtype()), persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FixedTensors:
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch has it unannotated
         for name, exact in self._exact.items():
             buffer = getattr(self, name)
             setattr(self, name, exact.to(buffer.device, buffer.dtype))
@@ -125,7 +125,7 @@ RADIAL_BASES: dict[str, Callable[[int, float], nn.Module]] = {
 
 
 def radial_basis(name: str, n: int, cutoff: float) -> nn.Module:
-    """The basis of :data:`RADIAL_BASES` with this name.
+    """The basis of :data:`RADIAL_BASES` with this name: ``n`` functions up to ``cutoff`` (Å).
 
     Raises:
         InputError: there is none, or too few functions.

@@ -7,22 +7,22 @@ everything again. Here the gradient is itself a recomputed function of the same 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import FunctionCtx
 
 
 class _Recomputed(Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tuple[Tensor, ...]:
         ctx.function = function
         ctx.save_for_backward(*inputs)
         return function(*inputs)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         inputs, function = ctx.saved_tensors, ctx.function
         wanted = [number for number, needed in enumerate(ctx.needs_input_grad[1:]) if needed]
         n_inputs = len(inputs)
@@ -61,8 +61,9 @@ def recomputed(function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> 
     Args:
         function: a pure function of its tensor arguments, with a tuple of tensors as its result; what it reads from its
             surroundings must not require gradients.
-        inputs: floating-point tensors.
+        inputs: floating-point tensors of any shape.
     """
     if not (torch.is_grad_enabled() and any(value.requires_grad for value in inputs)):
         return function(*inputs)
-    return _Recomputed.apply(function, *inputs)
+    outputs: tuple[Tensor, ...] = _Recomputed.apply(function, *inputs)
+    return outputs

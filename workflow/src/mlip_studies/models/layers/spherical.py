@@ -8,6 +8,7 @@ constant is exact in the module's floating-point type, whatever types the module
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
 
@@ -142,15 +143,16 @@ class ExactBuffers(nn.Module):
         self._exact: dict[str, NDArray[np.float64]] = {}
 
     def register_exact(self, name: str, values: NDArray[np.float64]) -> None:
-        """Register float64 values as a buffer of the default floating-point type."""
+        """Register float64 values of any shape as a buffer of the default floating-point type."""
         values = np.array(values, dtype=np.float64)
         self._exact[name] = values
         self.register_buffer(name, torch.tensor(values, dtype=torch.get_default_dtype()), persistent=False)
 
-    def _apply(self, fn, recurse: bool = True):
-        super()._apply(fn, recurse)
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ExactBuffers:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch has it unannotated
         for name, values in self._exact.items():
             buffer = self._buffers[name]
+            assert buffer is not None
             if buffer.device.type != "meta":
                 self._buffers[name] = torch.tensor(values, dtype=buffer.dtype, device=buffer.device)
         return self
@@ -313,7 +315,7 @@ def harmonic_orders(l_max: int) -> list[tuple[int, int]]:
 
 
 def multiple_angles(n: int, cos: Tensor, sin: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """cos(mθ) and sin(mθ), m = 0 … n, from the cosine and sine of θ, by the addition theorem."""
+    """cos(mθ) and sin(mθ), m = 0 … n, from the cosine and sine of θ, of any shape, by the addition theorem."""
     cosines, sines = [torch.ones_like(cos), cos][: n + 1], [torch.zeros_like(sin), sin][: n + 1]
     for _ in range(2, n + 1):
         cosines, sines = (
