@@ -66,7 +66,8 @@ def test_two_runs_in_one_folder(checkout):
         time.sleep(0.002)
     first.send_signal(signal.SIGSTOP)
     try:
-        second = snakemake(checkout, SPLIT, check=False)
+        # Forced: where nothing is to be done, no lock is asked for.
+        second = snakemake(checkout, "--force", SPLIT, check=False)
         assert second.returncode == 1
         text = second.stdout + second.stderr
         assert "Traceback" not in text

@@ -13,10 +13,10 @@ import yaml
 
 from mlip_studies.__main__ import main
 from mlip_studies.errors import InputError
-from mlip_studies.forecast.command import read_config
+from mlip_studies.forecast.command import command_of, main_forecast, read_config
 from mlip_studies.forecast.jobs import Job, Work, group_of, list_jobs, read_job, work_of
 from mlip_studies.forecast.measure import measure, write_rates
-from mlip_studies.forecast.output import as_json, duration, size, summary, write
+from mlip_studies.forecast.output import as_json, duration, summary, write
 from mlip_studies.forecast.plan import compare, forecast
 from mlip_studies.forecast.rates import RATES, CalculationRate, DynamicsRate, Measurement, estimate, read_rates
 from mlip_studies.forecast.schedule import Hardware, schedule
@@ -33,6 +33,7 @@ ABOUT = {
     "command": "make demo",
 }
 NETWORK = {"model": "schnet", "options": {"hidden": 48}}
+RUN = {"name": "run", "scale": "mini", "command": "make demo", "conditions": "idle"}
 RATE = {"n": 1, "mean_s": 10.0, "median_s": 9.0, "max_s": 12.0, "bytes": 100.0}
 
 
@@ -135,7 +136,15 @@ def test_sums_by_hand():
     assert result.walls[0]["limit_wall_s"] == pytest.approx(56 + 11 + 3600)
     assert [line["kind"] for line in as_json(result)["kinds"]][-1] == "all"
     text = " ".join(summary(result))
-    assert "1 jobs have no measured rate" in text and "some processor" in text
+    assert "1 jobs have no measured rate" in text and "some processor, 1 thread per training" in text
+
+
+def test_core_hours_are_those_reserved():
+    # A rate of one thread gains nothing from four, but they are held: 4 x 55 s; on two cores 2 x 55 s.
+    jobs, rates = [training_job(0, threads=4)], [measurement(training=(training_rate(),))]
+    assert forecast(jobs, rates, "mini", Hardware(8)).total["core_h"] == pytest.approx(4 * 55 / 3600)
+    assert forecast(jobs, rates, "mini", Hardware(2)).total["core_h"] == pytest.approx(2 * 55 / 3600)
+    assert forecast(jobs, rates, "mini", Hardware(8)).walls[0]["wall_s"] == pytest.approx(55)
 
 
 def test_gpu_hours_only_from_gpu_rates():
@@ -250,13 +259,15 @@ def test_dynamics_and_calculations():
 def test_downloads():
     jobs = [
         Job(0, "fetch", "fetch", local=True, params={"file": {"bytes": 50_000_000}}),
-        Job(1, "fetch", "fetch", local=True, params={"file": {"bytes": None}}),
+        Job(1, "fetch", "fetch", local=True, limit_s=3600.0, params={"file": {"bytes": None}}),
         Job(2, "fetch", "fetch", run=False, params={"file": {"bytes": 7}}),
     ]
     result = forecast(jobs, [measurement()], "full", Hardware(1, megabytes_per_second=10.0))
     assert result.total["download_bytes"] == 50_000_000 and result.present_bytes == 7
     assert result.walls[0]["wall_s"] == pytest.approx(5.0)
     assert result.total["unknown"] == 1
+    # Five seconds of waiting for the network are no core hours, and neither is the limit of the other.
+    assert result.total["core_h"] == 0.0 and result.total["unknown_limit_core_h"] == 0.0
 
 
 @pytest.mark.parametrize(
@@ -345,10 +356,10 @@ def finished_run(folder):
 def test_measure_and_compare(tmp_path):
     folder = tmp_path / "run"
     jobs = finished_run(folder)
-    about = {"name": "run", "scale": "mini", "command": "make demo", "conditions": "idle"}
-    found = measure(jobs, "results/mini", folder, **about)
+    found = measure(jobs, "results/mini", folder, hardware=Hardware(2), **RUN)
     (rate,) = found.training
-    assert rate.n == 2 and rate.seconds_per_step == pytest.approx((50 / 100 + 50 / 50) / 2)
+    # 100 steps of 100 and 50 of 100, 50 s each: the sum over both jobs must come out again.
+    assert rate.n == 2 and rate.seconds_per_step == pytest.approx(100 / 150, rel=1e-4)
     assert rate.start_s == pytest.approx((10 + 20) / 2) and rate.share == pytest.approx(0.75)
     assert found.jobs["draw"].mean_s == 4.0 and found.span_s == 80.0
     # Two trainings at once, then the figure: 70 + 4 and twice the overhead are 80 s.
@@ -361,16 +372,110 @@ def test_measure_and_compare(tmp_path):
     assert not (tmp_path / ".sha256").exists()
     frame, walls = compare(jobs, read_rates(path), "mini", Hardware(2), "results/mini", folder)
     total = frame.iloc[-1]
-    each = 15 + 100 * 0.75 * 0.75
-    assert total["compared"] == 3 and total["predicted_s"] == pytest.approx(2 * each + 4)
-    assert total["actual_s"] == 134.0 and total["ratio"] == pytest.approx((2 * each + 4) / 134)
-    assert walls["actual_wall_s"] == 80.0
-    assert walls["predicted_wall_s"] == pytest.approx(each + 4 + 2 * found.overhead_s)
+    # Trainings of 60 and 70 s and a figure of 4 s; each training is predicted with their mean, 65 s.
+    assert total["compared"] == 3 and total["predicted_s"] == pytest.approx(130 + 4, rel=1e-4)
+    assert total["actual_s"] == 134.0 and total["ratio"] == pytest.approx(1, rel=1e-4)
+    assert walls["actual_wall_s"] == 80.0 and walls["left_out"] == 0
+    assert walls["predicted_wall_s"] == pytest.approx(65 + 4 + 2 * found.overhead_s, rel=1e-4)
+
+
+def test_overhead_is_what_the_hardware_of_the_run_does_not_explain(tmp_path):
+    # On one core the three jobs take 134 s, more than the 80 s of the run; so do two trainings that share one GPU.
+    jobs = finished_run(tmp_path)
+    for hardware in (Hardware(1), Hardware(2, 1)):
+        assert measure(jobs, "results/mini", tmp_path, hardware=hardware, **RUN).overhead_s == 0.0
+    # Places on a cluster: the trainings at once, the local figure after them.
+    found = measure(jobs, "results/mini", tmp_path, hardware=Hardware(1, cluster_jobs=2), **RUN)
+    assert found.overhead_s == pytest.approx(3.0, abs=0.02)
+
+
+def test_a_night_between_two_commands_is_no_overhead(tmp_path):
+    jobs = finished_run(tmp_path)
+    figure = tmp_path / "benchmarks/draw/2.jsonl"
+    os.utime(figure, (1e9 + 40_080.0, 1e9 + 40_080.0))
+    found = measure(jobs, "results/mini", tmp_path, hardware=Hardware(2), **RUN)
+    # The whole gap from 70 to 40,076 goes; 74 s are left for jobs of 70 and 4 s.
+    assert found.span_s == 40_080.0 and found.overhead_s == pytest.approx(0.0, abs=0.02)
+    # A gap of 50 s is no pause: two jobs after each other, 25 s each.
+    os.utime(figure, (1e9 + 124.0, 1e9 + 124.0))
+    assert measure(jobs, "results/mini", tmp_path, hardware=Hardware(2), **RUN).overhead_s == pytest.approx(
+        25, abs=0.02
+    )
+
+
+def labels_of(folder, tables):
+    """Jobs of reference calculations that took 30 s each with four threads asked for, and their tables."""
+    jobs = []
+    for number, text in enumerate(tables):
+        path = f"checks/thermal/{number}/spot.csv"
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text)
+        (folder / f"benchmarks/spot_check/{number}.jsonl").parent.mkdir(parents=True, exist_ok=True)
+        (folder / f"benchmarks/spot_check/{number}.jsonl").write_text('{"s": 30.0}')
+        jobs.append(
+            Job(
+                number + 10,
+                "spot_check",
+                "spot_check",
+                threads=4,
+                inputs=("results/mini/s/checks/thermal/r/frames.npz",),
+                outputs=(f"results/mini/{path}",),
+                benchmark=f"results/mini/benchmarks/spot_check/{number}.jsonl",
+                params={"config": {"level": "pbe0"}},
+            )
+        )
+    return jobs
+
+
+def test_rates_of_calculations(tmp_path):
+    finished_run(tmp_path)
+    # Four of 10 s by two processes leave 10 s of 30, one of 20 s leaves 20 s; a job without calculations says nothing.
+    tables = ["seconds\n10\n10\n10\n10\n", "seconds\n20\n", "seconds\n"]
+    found = measure(labels_of(tmp_path, tables), "results/mini", tmp_path, hardware=Hardware(2), **RUN)
+    (rate,) = found.calculations
+    assert (rate.n, rate.seconds, rate.start_s) == (5, 12.0, 15.0)
+    assert found.jobs["spot_check"].n == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("", "expected a CSV table"), ("energy\n1\n", "expected a column 'seconds'")]
+)
+def test_tables_that_are_none(tmp_path, text, said):
+    finished_run(tmp_path)
+    with pytest.raises(InputError, match=rf"spot\.csv: {said}"):
+        measure(labels_of(tmp_path, [text]), "results/mini", tmp_path, hardware=Hardware(2), **RUN)
+
+
+def test_jobs_without_a_rate_are_in_neither_wall_time(tmp_path):
+    # The figure has no rate: it ends 10 s after the trainings, which must not count as a wrong prediction.
+    jobs = finished_run(tmp_path)
+    found = replace(measure(jobs, "results/mini", tmp_path, hardware=Hardware(2), **RUN), jobs={}, overhead_s=0.0)
+    frame, walls = compare(jobs, [found], "mini", Hardware(2), "results/mini", tmp_path)
+    assert walls["left_out"] == 1 and frame.iloc[-1]["compared"] == 2
+    assert walls["actual_wall_s"] == 70.0 and walls["predicted_wall_s"] == pytest.approx(65, rel=1e-4)
+    # A training after it still waits for it, and so for the trainings before.
+    late = replace(jobs[0], number=3, needs=(2,))
+    _, walls = compare([*jobs, late], [found], "mini", Hardware(2), "results/mini", tmp_path)
+    assert walls["predicted_wall_s"] == pytest.approx(130, rel=1e-4)
+    _, walls = compare(jobs[2:], [found], "mini", Hardware(2), "results/mini", tmp_path)
+    assert walls == {"predicted_wall_s": None, "actual_wall_s": None, "left_out": 1}
+
+
+def test_recorded_command(tmp_path):
+    assert command_of(["demo"], {"scale": "mini", "results": str(tmp_path)}) == "make demo"
+    changed = {"scale": "mini", "results": str(tmp_path), "budget_scale": 0.1, "studies": ["krcelic", "ortiz"]}
+    command = command_of(["demo"], changed | {"mirror": str(tmp_path)})
+    assert command == ("snakemake demo --config scale=mini budget_scale=0.1 'studies=[krcelic, ortiz]' mirror=FOLDER")
+    with pytest.raises(InputError, match=r"--name: .*budget_scale"):
+        main_forecast(["demo", "--measure", str(tmp_path), "--config", "budget_scale=0.1"])
 
 
 def test_measuring_nothing_is_an_error(tmp_path):
-    about = {"name": "run", "scale": "mini", "command": "make demo", "conditions": "idle"}
+    about = {**RUN, "hardware": Hardware(2)}
     with pytest.raises(InputError, match=r"provenance\.json"):
+        measure([plain_job(0)], "results/mini", tmp_path, **about)
+    (tmp_path / "provenance.json").write_text('{"commit": "abc"}')
+    with pytest.raises(InputError, match=r"provenance\.json: .*'made'"):
         measure([plain_job(0)], "results/mini", tmp_path, **about)
     jobs = finished_run(tmp_path)
     (tmp_path / "benchmarks/draw/2.jsonl").write_text("{half")
@@ -394,7 +499,6 @@ def test_words():
         "11.6 days",
         "unknown",
     ]
-    assert [size(each) for each in (5, 2000, 15.2e9)] == ["5 B", "2 kB", "15.2 GB"]
     assert group_of("krcelic_fig3_3", "results/mini/benchmarks/draw/krcelic_fig3_3.jsonl") == "draw"
     assert group_of("costs", "results/mini/benchmarks/costs.jsonl") == "costs"
     assert group_of("demo", None) == "demo"

@@ -329,6 +329,7 @@ def test_families_are_known_from_the_entry() -> None:
 def test_products_are_made(key: str, tables: AdequacyTables, tmp_path: Path) -> None:
     product = PRODUCTS[key]
     paths = [Path(path) for path in product.paths(str(tmp_path))]
+    open_before = plt.get_fignums()  # other tests may leave some
     function_of(key)(tables, context_of(), paths[0])
     assert all(path.exists() and is_intact(path) for path in paths)
     assert len(pd.read_csv(paths[-1])) > 0
@@ -336,7 +337,7 @@ def test_products_are_made(key: str, tables: AdequacyTables, tmp_path: Path) -> 
         height, width = matplotlib.image.imread(paths[0]).shape[:2]
         assert 900 < width < 2000
         assert height < 3200
-    assert not plt.get_fignums()
+    assert plt.get_fignums() == open_before
 
 
 @pytest.mark.parametrize("key", [key for key in PRODUCTS if key not in ("potentials",)])

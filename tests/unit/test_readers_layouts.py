@@ -24,6 +24,7 @@ import h5py
 import numpy as np
 import pytest
 
+from mlip_studies.artifacts import host_name
 from mlip_studies.data.readers import ConfigurationIds, archives, get_reader, hdf5_index
 from mlip_studies.data.readers.qm7x import ConfigurationId, parse_id
 from mlip_studies.data.readers.rmd17 import official_split
@@ -520,15 +521,26 @@ def test_a_consumer_that_stops_leaves_no_temporary_file(tmp_path, scratch):
 
 def test_leftovers_of_a_killed_process_are_removed(tmp_path, scratch):
     child = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
-    (scratch / f"{archives._PREFIX}{int(child.stdout)}-abc").write_bytes(b"x")
-    alive = scratch / f"{archives._PREFIX}{os.getppid()}-abc"
-    alive.write_bytes(b"x")
-    elsewhere = scratch / f"mlip-unpacked-another.node-{int(child.stdout)}-abc"
-    elsewhere.write_bytes(b"x")
-    read("qm7x", write_qm7x(tmp_path / "1000.xz"), scratch=str(scratch))
-    assert set(scratch.iterdir()) == {alive, elsewhere}
-    alive.unlink()
-    elsewhere.unlink()
+    host, dead = host_name(), int(child.stdout)
+    with archives.unpacked(io.BytesIO(b"x"), tmp_path / "a.xz", {"scratch": str(scratch)}, "anything") as ours:
+        assert ours.name.startswith(f"mlip-unpacked-{host}-{os.getpid()}-")
+        random = ours.name.rpartition("-")[2]
+        gone = scratch / f"mlip-unpacked-{host}-{dead}-{random}"
+        stay = [
+            scratch / f"mlip-unpacked-{host}-{os.getppid()}-{random}",
+            # Nodes whose processes cannot be asked, also where one's name begins like that of this one.
+            scratch / f"mlip-unpacked-another-node-{dead}-{random}",
+            scratch / f"mlip-unpacked-{host}-{dead}-{os.getpid()}-{random}",
+            scratch / f"mlip-unpacked-{dead}-{random}",
+            scratch / "mlip-unpacked-by-hand",
+        ]
+        for path in (gone, *stay):
+            path.write_bytes(b"x")
+        os.utime(stay[1], (0, 0))
+        read("qm7x", write_qm7x(tmp_path / "1000.xz"), scratch=str(scratch))
+        assert set(scratch.iterdir()) == {*stay, ours}
+    for path in stay:
+        path.unlink()
 
 
 def test_the_next_file_is_unpacked_while_one_is_read(tmp_path, scratch):

@@ -22,8 +22,8 @@ from mlip_studies.errors import InputError
 from mlip_studies.md import spikes
 from mlip_studies.run_names import parse_run_name
 from mlip_studies.studies import md_forecast as forecasts
+from mlip_studies.studies import stocker_active, stocker_conservation, stocker_large, stocker_tables
 from mlip_studies.studies import stocker_robustness as robustness
-from mlip_studies.studies import stocker_tables
 from mlip_studies.studies.context import RunInfo, StudyContext
 
 REPO = Path(__file__).resolve().parents[2]
@@ -38,10 +38,10 @@ SINGULAR = {"acetonitrile": 6, "hydrogen cyanide": 3, "propyne": 7, "acetylene":
 FRAGILITY = {"gemnet_q": 2.5, "gemnet_t": 2.7, "schnet": 40.0, "dimenet_plus_plus": 8.0, "so3krates": 4.0, "egnn": 60.0}
 KINDS = ("fragments", "topology", "temperature", "energy")
 FIGURES = {
-    "large-correlations": robustness.large_correlations, "large-hot": robustness.large_hot,
+    "large-correlations": stocker_large.large_correlations, "large-hot": stocker_large.large_hot,
     "survival": robustness.survival, "survival-networks": robustness.survival_networks,
-    "robustness-matrix": robustness.robustness_matrix, "nve-drift": robustness.nve_drift,
-    "singularities": robustness.singularities, "active-learning": robustness.active_learning,
+    "robustness-matrix": robustness.robustness_matrix, "nve-drift": stocker_conservation.nve_drift,
+    "singularities": stocker_conservation.singularities, "active-learning": stocker_active.active_learning,
 }  # fmt: skip
 TABLES = {
     "robustness-matrix-table": stocker_tables.robustness_matrix_table, "checks": stocker_tables.checks_table,
@@ -263,7 +263,7 @@ def write_study(
     active = run_name(scale, "gemnet_q", sizes[0], "active")
     write_training(root, active, sizes[0] + 40, seeds)
     write_dynamics(root, "thermal", active, names, atoms, TEMPERATURES, length_ps, fragile * 0.4 * 1000 / length_ps)
-    robustness.write_active(
+    stocker_active.write_active(
         [
             {"robustness": root / "md" / "thermal" / run / "robustness.csv",
              "runs": root / "tables" / run / "runs.csv", "n_added": n}
@@ -363,7 +363,8 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, pd.DataFrame]]:
         plt.close(figure)
         saved.append((figure, tidy))
 
-    monkeypatch.setattr(robustness, "save_figure", keep)
+    for module in (robustness, stocker_large, stocker_conservation, stocker_active):
+        monkeypatch.setattr(module, "save_figure", keep)
     return saved
 
 
@@ -412,7 +413,7 @@ def test_names_of_runs() -> None:
     assert robustness.network_of("pretrained-ani2x") == "ani2x"
     assert robustness.is_pretrained("ani2x")
     assert robustness.look_of("ani2x").title == "ANI-2x"
-    assert robustness.letter_of("Ser-Trp-Leu") == "D"
+    assert stocker_large.letter_of("Ser-Trp-Leu") == "D"
 
 
 def test_networks_are_compared_at_the_size_most_of_them_have() -> None:
@@ -512,7 +513,7 @@ def test_large_summary_is_that_of_the_plainly_converged_frames() -> None:
     )  # fmt: skip
     true = np.linspace(-1, 1, 12)
     components = pd.DataFrame({"frame": np.repeat(range(4), 3), "force_dft": true, "force_predicted": true + 0.1})
-    found = robustness.large_summary(frame, components)
+    found = stocker_large.large_summary(frame, components)
     assert (found["n_frames"], found["n_converged"]) == (4, 3)
     assert found["ae_shift_ev"] == pytest.approx(0.5)
     assert found["ae_std_ev"] == pytest.approx(0.1)
@@ -525,7 +526,7 @@ def test_large_summary_is_that_of_the_plainly_converged_frames() -> None:
 def test_correlations_print_numbers_and_missing_references(
     full: RunTables, drawn: list[tuple[Any, pd.DataFrame]]
 ) -> None:
-    robustness.large_correlations(full, make_context(), "a.png")
+    stocker_large.large_correlations(full, make_context(), "a.png")
     figure, tidy = drawn[0]
     texts = texts_of(figure)
     assert sum(text == "S no DFT reference" for text in texts) == 8
@@ -539,7 +540,7 @@ def test_correlations_print_numbers_and_missing_references(
 
 
 def test_a_single_molecule_keeps_its_letter(all_failed: RunTables, drawn: list[tuple[Any, pd.DataFrame]]) -> None:
-    robustness.large_correlations(all_failed, make_context("mini"), "a.png")
+    stocker_large.large_correlations(all_failed, make_context("mini"), "a.png")
     figure, tidy = drawn[0]
     assert set(tidy["letter"]) == {"B"}
     assert "no DFT\nreference" in texts_of(figure)
@@ -550,7 +551,7 @@ def test_absurd_predictions_do_not_hide_the_others() -> None:
     figure, axis = plt.subplots()
     x = np.linspace(-10, -9, 50)
     data = [("qm7x-gemnet_q-none-n1", x, x + 0.01), ("qm7x-schnet-none-n1", x, x + 40.0)]
-    outside = robustness._correlation(axis, data, ["gemnet_q", "schnet"], 0.02, 5.0)
+    outside = stocker_large._correlation(axis, data, ["gemnet_q", "schnet"], 0.02, 5.0)
     low, high = axis.get_ylim()
     plt.close(figure)
     assert outside == {"qm7x-gemnet_q-none-n1": 0, "qm7x-schnet-none-n1": 50}
@@ -558,7 +559,7 @@ def test_absurd_predictions_do_not_hide_the_others() -> None:
 
 
 def test_hot_dynamics_tell_fates(full: RunTables, drawn: list[tuple[Any, pd.DataFrame]]) -> None:
-    robustness.large_hot(full, make_context(), "a.png")
+    stocker_large.large_hot(full, make_context(), "a.png")
     figure, _ = drawn[0]
     frame = robustness.lifetimes(full.robustness("large1800", run_name("full", "gemnet_q", 3200000)))
     titles = [axis.get_title() for axis in figure.axes[:4]]
@@ -569,7 +570,7 @@ def test_hot_dynamics_tell_fates(full: RunTables, drawn: list[tuple[Any, pd.Data
 
 def test_total_energy_counts_from_the_first_sample(full: RunTables) -> None:
     run = run_name("full", "gemnet_q", 3200000)
-    energies = robustness.total_energies(full, "nve", run)
+    energies = stocker_conservation.total_energies(full, "nve", run)
     first = energies.groupby("trajectory").first()
     assert (first["deviation_ev"] == 0).all()
     samples = full.md("samples", "nve", run)
@@ -579,13 +580,13 @@ def test_total_energy_counts_from_the_first_sample(full: RunTables) -> None:
 
 
 def test_exceedance_counts_what_is_above() -> None:
-    values, share = robustness.exceedance(np.array([3.0, 1.0, np.nan, 2.0, 0.0, 4.0]))
+    values, share = stocker_conservation.exceedance(np.array([3.0, 1.0, np.nan, 2.0, 0.0, 4.0]))
     np.testing.assert_allclose(values, [1, 2, 3, 4])
     np.testing.assert_allclose(share, [1, 0.75, 0.5, 0.25])
 
 
 def test_singularities_compare_the_jumps(full: RunTables, drawn: list[tuple[Any, pd.DataFrame]]) -> None:
-    robustness.singularities(full, make_context(), "a.png")
+    stocker_conservation.singularities(full, make_context(), "a.png")
     figure, tidy = drawn[0]
     rows = tidy[tidy["panel"] == "summary"].set_index(["network", "name"])
     spiked = full.md("spikes", "singular", run_name("full", "gemnet_q", 3200000))
@@ -602,19 +603,19 @@ def test_without_forces_the_jumps_are_of_the_energy(
 ) -> None:
     jobs = full.md_jobs
     monkeypatch.setattr(full, "md_jobs", lambda kind="replicas": [] if kind == "spikes" else jobs(kind))
-    robustness.singularities(full, make_context(), "a.png")
+    stocker_conservation.singularities(full, make_context(), "a.png")
     figure, tidy = drawn[0]
     assert "Forces were not kept" in note_of(figure)
     assert set(tidy["jump_of"].dropna()) == {"total energy (meV/atom)"}
 
 
 def test_active_learning_before_and_after(full: RunTables, drawn: list[tuple[Any, pd.DataFrame]]) -> None:
-    frame = robustness.active_frame(full)
+    frame = stocker_active.active_frame(full)
     assert dict(frame.groupby("round")["n_train"].first()) == {0: 3200, 1: 3240}
     assert dict(frame.groupby("round")["n_added"].first()) == {0: 0, 1: 40}
     before = full.robustness("thermal", run_name("full", "gemnet_q", 3200))
     assert frame.loc[frame["round"] == 0, "failed"].sum() == before["failed"].sum() > 0
-    robustness.active_learning(full, make_context(), "a.png")
+    stocker_active.active_learning(full, make_context(), "a.png")
     figure, tidy = drawn[0]
     rates = tidy[(tidy["panel"] == "failures_per_ns") & (tidy["temperature_k"] == 1200)].set_index("round")["value"]
     assert rates[0] > rates[1]
@@ -627,13 +628,13 @@ def test_rounds_without_training_tables(tmp_path: Path, full: RunTables, drawn: 
     frame = full.robustness("thermal", run_name("full", "gemnet_q", 3200))
     save(frame, tmp_path / "robustness.csv")
     rounds = [{"robustness": tmp_path / "robustness.csv", "n_train": n} for n in (10, 20, 30)]
-    robustness.write_active(rounds, tmp_path / "active" / "active.csv")
-    robustness.active_learning(RunTables.from_paths([tmp_path / "active" / "active.csv"]), make_context(), "a.png")
+    stocker_active.write_active(rounds, tmp_path / "active" / "active.csv")
+    stocker_active.active_learning(RunTables.from_paths([tmp_path / "active" / "active.csv"]), make_context(), "a.png")
     figure, _ = drawn[0]
     assert "test errors not given" in texts_of(figure)
     assert [text.get_text() for text in figure.legends[0].get_texts()][2] == "round 2: 30 rows"
     with pytest.raises(InputError, match="no rounds were given"):
-        robustness.write_active([], tmp_path / "a.csv")
+        stocker_active.write_active([], tmp_path / "a.csv")
 
 
 def test_results_stand_beside_the_papers(full: RunTables, tmp_path: Path) -> None:

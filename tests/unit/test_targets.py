@@ -186,6 +186,9 @@ def test_counts_of_a_dry_run_are_those_of_the_jobs_behind_it(folder, scale):
 def test_an_unknown_target_is_answered_with_the_nearest_ones(folder):
     printed = dry_run(folder, "mini", "krcelic_fig3_4", works=False)
     assert "no target krcelic_fig3_4; did you mean krcelic_fig3_3" in printed
+    # The rule `sample_frames` has wildcards: it cannot be asked for by name.
+    printed = dry_run(folder, "mini", "sample_frame", works=False)
+    assert "no target sample_frame; " in printed and "sample_frames" not in printed
 
 
 def test_a_job_of_another_study_is_noticed():

@@ -337,6 +337,6 @@ rule active_rounds:
         mem_mb=1000,
         runtime=10,
     params:
-        code=code("mlip_studies.studies.stocker_robustness"),
+        code=code("mlip_studies.studies.stocker_active"),
     script:
         "../scripts/active_rounds.py"

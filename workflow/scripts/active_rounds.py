@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 with job(snakemake.log[0]):
-    from mlip_studies.studies.stocker_robustness import write_active
+    from mlip_studies.studies.stocker_active import write_active
 
     added = [0, json.loads(Path(snakemake.input.report).read_text())["n_new"]]
     pairs = zip(snakemake.input.robustness, snakemake.input.runs, added, strict=True)

@@ -176,7 +176,8 @@ def front_page(results: str, scale: str, studies: dict[str, dict[str, str]]) -> 
             else "The full scale uses the published data sets and settings."
         ),
         "",
-        *_contradicted(found),
+        *_listed(found, "contradicted"),
+        *_listed(found, "reproduced"),
         *_heading("Studies"),
     ]
     for name, study in studies.items():
@@ -259,20 +260,26 @@ def _what_held(found: dict[str, _Judged]) -> list[str]:
     return [summary, "", *_list_table(["study", *_COLUMNS.values(), "all"], rows, css="counts")]
 
 
-def _contradicted(found: dict[str, _Judged]) -> list[str]:
-    """What was contradicted: place, quantity, stated and our number, one line each."""
+#: statements of one verdict that the front page lists of each study
+MOST_LISTED = 15
+
+
+def _listed(found: dict[str, _Judged], verdict: str) -> list[str]:
+    """What was contradicted, or reproduced: place, quantity, stated and our number, one line each."""
     if not found:
         return []
-    parts = _heading("What was contradicted")
+    parts = _heading(f"What was {verdict}")
     n = 0
     for title, one in found.items():
         lines = [(line, "") for line in one.theirs] + [(line, " (prediction of this project)") for line in one.own]
-        bad = [(line, mark) for line, mark in lines if line["verdict"] == "contradicted"]
-        if bad:
+        such = [(line, mark) for line, mark in lines if line["verdict"] == verdict]
+        if such:
             parts += [f"*{_plain(title)}*", ""]
-            parts += [f"- {_stated_and_ours(line)}{mark}" for line, mark in bad]
+            parts += [f"- {_stated_and_ours(line)}{mark}" for line, mark in such[:MOST_LISTED]]
+            more = len(such) - MOST_LISTED
+            parts += [f"- and {more} more, under Verdicts in the menu"] if more > 0 else []
             parts.append("")
-        n += len(bad)
+        n += len(such)
     return parts if n else [*parts, "Nothing, by the rule of the verdict pages.", ""]
 
 

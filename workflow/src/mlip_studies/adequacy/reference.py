@@ -19,7 +19,6 @@ integration grid is what is looked at.
 from __future__ import annotations
 
 import errno
-import json
 import math
 import os
 import time
@@ -44,6 +43,7 @@ from mlip_studies.dft.open_shell import PAIRED_S_SQUARED, STATES
 from mlip_studies.dft.run import build_molecule
 from mlip_studies.elements import symbol
 from mlip_studies.errors import InputError
+from mlip_studies.runtime.journal import Journal, Row, ended_by_lower_limit
 from mlip_studies.runtime.options import check, did_you_mean, read_options
 from mlip_studies.runtime.state import JobState, Requeue, StopRequest, disk_errors
 from mlip_studies.units import HARTREE_TO_EV
@@ -258,50 +258,27 @@ def unsupported(scan: Scan, config: ReferenceConfig) -> str | None:
     return None
 
 
-class _Shard:
-    """Finished tasks in a file of the state folder, one JSON line each."""
+class _Shard(Journal):
+    """Finished points and isolated atoms."""
 
     def __init__(self, path: Path, config: ReferenceConfig) -> None:
-        self.points: dict[tuple[int, int], dict[str, Any]] = {}
-        self.atoms: dict[str, dict[str, Any]] = {}
-        lines = path.read_bytes().split(b"\n") if path.exists() else []
-        kept = [line for line in lines if line and self._take(line, config)]
+        self.points: dict[tuple[int, int], Row] = {}
+        self.atoms: dict[str, Row] = {}
+        super().__init__(path, lambda row: _counts(row, config), self._file)
         self.resumed = len(self.points)
-        # A line that was cut off by a kill must not run into the next one.
-        if lines and b"\n".join([*kept, b""]) != b"\n".join(lines):
-            temporary = path.with_suffix(".new")
-            temporary.write_bytes(b"".join(line + b"\n" for line in kept))
-            os.replace(temporary, path)
-        self._stream = path.open("ab")
 
-    def _take(self, line: bytes, config: ReferenceConfig) -> bool:
-        try:
-            row = json.loads(line)
-            # What was ended by a limit is tried again under a higher one.
-            short = row["ended"] == "timeout" and row["time_limit_s"] < config.time_limit_s
-            small = row["ended"] == "out_of_memory" and row["memory_limit_mb"] < config.memory_limit_mb
-            if short or small:
-                return False
-            if "element" in row:
-                self.atoms[str(row["element"])] = row
-            else:
-                self.points[int(row["point"]), int(row["sweep"])] = row
-        except (ValueError, KeyError, TypeError):
-            return False
-        return True
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Keep a row; it is on disk when this returns."""
-        self._stream.write(json.dumps(row).encode() + b"\n")
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
+    def _file(self, row: Row) -> None:
         if "element" in row:
-            self.atoms[row["element"]] = row
+            self.atoms[str(row["element"])] = row
         else:
-            self.points[row["point"], row["sweep"]] = row
+            self.points[int(row["point"]), int(row["sweep"])] = row
 
-    def close(self) -> None:
-        self._stream.close()
+
+def _counts(row: Row, config: ReferenceConfig) -> bool:
+    """Whether a row of an earlier run counts; what a limit ended is tried again under a higher one."""
+    if "element" not in row:
+        int(row["point"]), int(row["sweep"])
+    return not ended_by_lower_limit(row["ended"], row, config.time_limit_s, config.memory_limit_mb)
 
 
 class _Best:

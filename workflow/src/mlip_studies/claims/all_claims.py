@@ -375,7 +375,8 @@ def write(
             headings={"study": "Study", "claims": "all"},
         )
     found = findings(studies, titles)
-    sections: dict[str, list[str]] = {}
+    rule = RULE + (SAMPLES_RULE if sampled else "") + (OURS_RULE if len(own) else "")
+    sections: dict[str, list[str]] = {"How verdicts are made": [rule]}
     for item in found:
         sections.setdefault(f"Findings inside the papers: {item['title']}", []).append(_finding_text(item))
     columns = [*HEADINGS, *(column for column in frame.columns if column not in HEADINGS)]
@@ -387,7 +388,7 @@ def write(
         cell_class=_mark,
         cards=True,
         hidden=[column for column in HIDDEN if column in frame],
-        before=RULE + (SAMPLES_RULE if sampled else "") + (OURS_RULE if len(own) else ""),
+        before=_in_words(counted.iloc[-1], len(studies)) if len(counted) else "",
         first=f"{tables}{_filter_form(frame)}",
         after=sections,
     )
@@ -412,6 +413,12 @@ def write(
     path_json = path.with_suffix(".json")
     write_text(path_json, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return [path, path.with_suffix(".csv"), path_json]
+
+
+def _in_words(total: pd.Series, sources: int) -> str:
+    """The last row of the counts as a sentence."""
+    counts = ", ".join(f"{total[str(verdict)]} {verdict}" for verdict in Verdict if total[str(verdict)])
+    return f"{total['claims']} claims of {sources} source{'' if sources == 1 else 's'}: {counts or 'none'}."
 
 
 def _by_study(studies: Sequence[StudyVerdicts], by: str) -> dict[str, dict[str, int]]:

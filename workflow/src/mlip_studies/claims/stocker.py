@@ -628,8 +628,12 @@ def _failures(
     return _of_molecules(frame, molecules, f"{job} {run}")
 
 
-def _failed_by_molecule(frame: pd.DataFrame) -> pd.Series:
-    """Share of trajectories that failed, of each molecule, per cent, by number of the start."""
+def _failed_by_molecule(
+    tables: RunTables, job: str, network: str, size: str | None, temperature: float | None, data: str = "qm7x"
+) -> pd.Series:
+    """Share of a network's trajectories that failed, of each molecule, per cent, by number of the start."""
+    of, run = _simulated(tables, job, network, size, data)
+    frame = _failures(tables, of, run, temperature)
     return 100 * frame["failed"].groupby(frame["start"]).mean()
 
 
@@ -642,8 +646,7 @@ def failed_share(
     """
     found = []
     for size in sizes:
-        of, run = _simulated(tables, job, network, size)
-        shares = _failed_by_molecule(_failures(tables, of, run, temperature))
+        shares = _failed_by_molecule(tables, job, network, size, temperature)
         found.append(bootstrap(size, shares.to_numpy(), MOLECULES))
     return found
 
@@ -654,8 +657,7 @@ def failed_of_networks(
     """As :func:`failed_share`, one part per network."""
     found = []
     for network in networks:
-        of, run = _simulated(tables, job, network, size)
-        shares = _failed_by_molecule(_failures(tables, of, run, temperature))
+        shares = _failed_by_molecule(tables, job, network, size, temperature)
         found.append(bootstrap(network, shares.to_numpy(), MOLECULES))
     return found
 
@@ -667,10 +669,7 @@ def failed_difference(
 
     The temperature is in K; all if None.
     """
-    shares = []
-    for size in sizes:
-        of, run = _simulated(tables, job, network, size)
-        shares.append(_failed_by_molecule(_failures(tables, of, run, temperature)))
+    shares = [_failed_by_molecule(tables, job, network, size, temperature) for size in sizes]
     both = _both(shares[0], shares[1], f"job {job} {network} {' and '.join(sizes)}")
     return [bootstrap(f"{sizes[0]} − {sizes[1]}", both[:, 0] - both[:, 1], MOLECULES)]
 
@@ -691,10 +690,10 @@ def failed_by_data(
         temperature: nominal, in K.
         size: key of SIZES, of ``against``.
     """
-    shares = []
-    for name, rows in ((against, size), (data, None)):
-        of, run = _simulated(tables, job, network, rows, name)
-        shares.append(_failed_by_molecule(_failures(tables, of, run, temperature)))
+    shares = [
+        _failed_by_molecule(tables, job, network, rows, temperature, name)
+        for name, rows in ((against, size), (data, None))
+    ]
     both = _both(shares[0], shares[1], f"job {job} {network} {against} and {data}")
     return [bootstrap(f"{against} − {data}", both[:, 0] - both[:, 1], MOLECULES)]
 

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import math
 import os
 import sys
@@ -49,6 +48,7 @@ from mlip_studies.dft.run import build_molecule, gpu_available
 from mlip_studies.elements import formula, number, symbol
 from mlip_studies.errors import InputError
 from mlip_studies.runtime.command import read_command_line
+from mlip_studies.runtime.journal import Journal, Row, ended_by_lower_limit
 from mlip_studies.runtime.options import check, did_you_mean, read_options, read_options_file
 from mlip_studies.runtime.state import JobState, Requeue, StopRequest, disk_errors
 from mlip_studies.units import HARTREE_TO_EV
@@ -318,53 +318,28 @@ def basis_sizes(elements: Sequence[int], level: str) -> dict[int, int]:
     return sizes
 
 
-class _Rows:
-    """Finished rows in a file of the state folder, one JSON line each."""
+class _Rows(Journal):
+    """Finished frames and isolated atoms."""
 
     def __init__(self, path: Path, config: SpotCheckConfig) -> None:
-        self.path = path
-        self.frames: dict[int, dict[str, Any]] = {}
-        self.atoms: dict[str, dict[str, Any]] = {}
-        lines = path.read_bytes().split(b"\n") if path.exists() else []
-        kept = [line for line in lines if line and self._take(line, config)]
+        self.frames: dict[int, Row] = {}
+        self.atoms: dict[str, Row] = {}
+        super().__init__(path, lambda row: _counts(row, config), self._file)
         self.resumed = len(self.frames)
-        # A line that was cut off by a kill must not run into the next one.
-        if lines and b"\n".join([*kept, b""]) != b"\n".join(lines):
-            temporary = path.with_suffix(".new")
-            temporary.write_bytes(b"".join(line + b"\n" for line in kept))
-            os.replace(temporary, path)
-        self._stream = path.open("ab")
 
-    def _take(self, line: bytes, config: SpotCheckConfig) -> bool:
-        try:
-            row = json.loads(line)
-            if "element" in row:
-                if row["status"] in ("timeout", "out_of_memory"):
-                    return False
-                self.atoms[str(row["element"])] = row
-                return True
-            # What was ended by a limit is tried again under a higher one.
-            short = row["status"] == "timeout" and row["time_limit_s"] < config.time_limit_s
-            small = row["status"] == "out_of_memory" and row["memory_limit_mb"] < config.memory_limit_mb
-            if short or small:
-                return False
-            self.frames[int(row["frame"])] = row
-        except (ValueError, KeyError, TypeError):
-            return False
-        return True
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Keep a row; it is on disk when this returns."""
-        self._stream.write(json.dumps(row).encode() + b"\n")
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
+    def _file(self, row: Row) -> None:
         if "element" in row:
-            self.atoms[row["element"]] = row
+            self.atoms[str(row["element"])] = row
         else:
-            self.frames[row["frame"]] = row
+            self.frames[int(row["frame"])] = row
 
-    def close(self) -> None:
-        self._stream.close()
+
+def _counts(row: Row, config: SpotCheckConfig) -> bool:
+    """Whether a row of an earlier run counts; frames that a limit ended are tried again under a higher one."""
+    if "element" in row:
+        return row["status"] not in ("timeout", "out_of_memory")
+    int(row["frame"])
+    return not ended_by_lower_limit(row["status"], row, config.time_limit_s, config.memory_limit_mb)
 
 
 class _Progress:

@@ -41,7 +41,7 @@ class AllContext:
         scale: mini or full.
         titles: title of each enabled study.
         runs: of each study with a list of runs, what is known of each run: ``network``, ``data``, ``dataset``,
-            ``fidelity``, ``shift``, ``train_size``.
+            ``fidelity``.
         networks: title of each network of config/models.yaml.
         experiments: of the multi-fidelity study, by experiment: ``dataset``, ``high`` (fidelity) and ``self_energies``
             (train or all).
@@ -156,7 +156,7 @@ def _bars(axis: Axes, tidy: pd.DataFrame) -> None:
     """Stacked horizontal bars with their numbers inside."""
     names = list(dict.fromkeys(tidy["title"]))
     totals = tidy.groupby("title")["n"].sum()
-    left = dict.fromkeys(names, 0)
+    left, aside = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
     for verdict in Verdict:
         own = tidy[tidy["verdict"] == str(verdict)].set_index("title")["n"]
         axis.barh(
@@ -165,10 +165,15 @@ def _bars(axis: Axes, tidy: pd.DataFrame) -> None:
             label=SHORT[verdict],
         )  # fmt: skip
         for place, name in enumerate(names):
+            # Numbers of bars that are narrower than a digit stand above and below these in turn.
+            narrow = 0 < own[name] < 0.03 * totals.max()
+            aside[name] += narrow
+            offset = 0.0 if not narrow else 0.48 * (-1) ** aside[name]
             if own[name]:
                 axis.text(
-                    left[name] + own[name] / 2, place, str(own[name]), ha="center", va="center", fontsize=9,
-                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85},
+                    left[name] + own[name] / 2, place + offset, str(own[name]), ha="center",
+                    va="center", fontsize=7 if narrow else 9,
+                    bbox=None if narrow else {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85},
                 )  # fmt: skip
             left[name] += int(own[name])
     axis.set_yticks(range(len(names)), [f"{_folded(name)} ({totals[name]})" for name in names])
@@ -385,9 +390,10 @@ REGRESSION_NOTES = (
     "the correction can take away, and is no error of a method.",
     "“after training, fitted to training rows” exists where the predictions on training rows were kept.",
     "Where a row says “statistics, no network”, nothing was trained: it gives the standard deviation of the energies "
-    "per atom and what the regression alone leaves of it.",
+    "per atom and what the regression alone leaves of it; their errors are over the rows that were fitted.",
     "Rows of different data sets or labels, or with another number of training rows, cannot be compared with each "
-    "other; runs of one row of the figure may also differ in weights of the loss or learning rates.",
+    "other; runs of one row of the figure may also differ in weights of the loss, learning rate, clipping, layers or "
+    "scale of the labels, so that the gap between their markers is not that of the regression alone.",
     "The study of physical adequacy trains nothing and has no row.",
 )
 
@@ -489,7 +495,7 @@ def _draw_regression(frame: pd.DataFrame, context: AllContext, output: PathLike)
         footer(
             figure,
             f"{context.scale} scale. Networks: means over seeds, largest training set of each row; one marker per run. "
-            "Red crosses: the correction was fitted to the test energies themselves. Rows are not comparable with "
+            "Crosses: the correction was fitted to the test energies themselves. Rows are not comparable with "
             "each other.",
         )
     return save_figure(figure, frame, output)

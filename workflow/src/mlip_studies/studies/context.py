@@ -44,29 +44,16 @@ class RunInfo:
 
 
 @dataclass(frozen=True)
-class StudyContext:
-    """What a product needs besides the results.
+class PaperContext:
+    """The scale of the results and what the paper states.
 
     Attributes:
         scale: mini or full.
         claims: the claims of the study: all numbers of the paper come from here.
-        n_train: training rows asked for at this scale, by name of the data.
-        runs: the training runs of the study, by name.
-        settings: the study's configuration at this scale.
-        files: paths of everything that the product is made from.
     """
 
     scale: str
     claims: ClaimSet
-    n_train: Mapping[str, int] = field(default_factory=dict)
-    runs: Mapping[str, RunInfo] = field(default_factory=dict)
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    files: tuple[str, ...] = ()
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """Numbers of training rows that runs of the study name, from small to large."""
-        return tuple(sorted({run.train_size for run in self.runs.values() if run.train_size is not None}))
 
     def claim(self, claim_id: str) -> Claim:
         """A claim by id.
@@ -94,3 +81,27 @@ class StudyContext:
         if isinstance(claim.paper, Mapping) and "relation" in claim.paper:
             return {"": float(claim.paper["value"])}
         return claim.numbers()
+
+
+@dataclass(frozen=True)
+class StudyContext(PaperContext):
+    """What a product needs besides the results.
+
+    Attributes:
+        scale: mini or full.
+        claims: the claims of the study: all numbers of the paper come from here.
+        n_train: training rows asked for at this scale, by name of the data.
+        runs: the training runs of the study, by name.
+        settings: the study's configuration at this scale.
+        files: paths of everything that the product is made from.
+    """
+
+    n_train: Mapping[str, int] = field(default_factory=dict)
+    runs: Mapping[str, RunInfo] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Numbers of training rows that runs of the study name, from small to large."""
+        return tuple(sorted({run.train_size for run in self.runs.values() if run.train_size is not None}))

@@ -873,19 +873,33 @@ def _tidy_histogram(tidy: list[Any], panel: str, series: str, histogram: Mapping
     ]
 
 
-def _range_panel(axis: Axes, summary: Mapping[str, Any], names: Sequence[str], tidy: list[Any]) -> None:
-    entries = {name: summary["fidelities"][name]["group_energy_range"] for name in names}
-    texts = {name: f"median {_energy(entry['median_ev'])}" for name, entry in entries.items()}
-    if len(names) > 1:
+def _fidelity_histograms(
+    axis: Axes,
+    summary: Mapping[str, Any],
+    panel: str,
+    texts: Mapping[str, str],
+    histograms: Mapping[str, Mapping[str, Any]],
+    merge: int,
+    tidy: list[Any],
+) -> None:
+    """Histograms of the fidelities in one panel, named by their levels where there are several."""
+    if len(texts) > 1:
         texts = {
             name: f"{textwrap.fill(_level(summary, name), HALF_WIDTH_LETTERS)}\n{text}" for name, text in texts.items()
         }
-    _log_panel(axis, {name: (texts[name], entry["histogram"]) for name, entry in entries.items()}, 1)
+    _log_panel(axis, {name: (texts[name], histogram) for name, histogram in histograms.items()}, merge)
+    for name, histogram in histograms.items():
+        _tidy_histogram(tidy, panel, name, histogram)
+
+
+def _range_panel(axis: Axes, summary: Mapping[str, Any], names: Sequence[str], tidy: list[Any]) -> None:
+    entries = {name: summary["fidelities"][name]["group_energy_range"] for name in names}
+    texts = {name: f"median {_energy(entry['median_ev'])}" for name, entry in entries.items()}
+    histograms = {name: entry["histogram"] for name, entry in entries.items()}
+    _fidelity_histograms(axis, summary, "energy range", texts, histograms, 1, tidy)
     axis.set_title("energy range of a group")
     axis.set_xlabel("highest − lowest energy (eV)")
     axis.set_ylabel("groups per bin")
-    for name in names:
-        _tidy_histogram(tidy, "energy range", name, entries[name]["histogram"])
 
 
 def _force_panel(axis: Axes, summary: Mapping[str, Any], names: Sequence[str], tidy: list[Any]) -> None:
@@ -894,16 +908,11 @@ def _force_panel(axis: Axes, summary: Mapping[str, Any], names: Sequence[str], t
         name: f"rms {entry['rms_ev_per_angstrom']:.3g}, max {_number(entry['max_ev_per_angstrom'], 'eV/Å')}"
         for name, entry in entries.items()
     }
-    if len(names) > 1:
-        texts = {
-            name: f"{textwrap.fill(_level(summary, name), HALF_WIDTH_LETTERS)}\n{text}" for name, text in texts.items()
-        }
-    _log_panel(axis, {name: (texts[name], entry["histogram"]) for name, entry in entries.items()}, 2)
+    histograms = {name: entry["histogram"] for name, entry in entries.items()}
+    _fidelity_histograms(axis, summary, "forces", texts, histograms, 2, tidy)
     axis.set_title("forces on atoms")
     axis.set_xlabel("norm of the force (eV/Å)")
     axis.set_ylabel("atoms per bin")
-    for name in names:
-        _tidy_histogram(tidy, "forces", name, entries[name]["histogram"])
 
 
 # --- overview -------------------------------------------------------------------------------------------------------

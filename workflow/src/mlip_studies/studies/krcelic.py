@@ -23,12 +23,12 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from mlip_studies.artifacts import PathLike
 from mlip_studies.claims.inputs import Tables
 from mlip_studies.claims.krcelic import SIZE_COLUMNS, SIZE_PARTS, label
-from mlip_studies.claims.schema import Claim, ClaimSet
 from mlip_studies.claims.verdicts import half_width
 from mlip_studies.errors import InputError
 from mlip_studies.plotting.html_table import write_html_table
 from mlip_studies.plotting.save import save_figure
 from mlip_studies.plotting.style import FULL_WIDTH, GREY, OKABE_ITO, footer, panel_letters, paper_band, style
+from mlip_studies.studies.context import PaperContext
 
 MEV = 1000.0  # meV per eV
 SERIES: Mapping[str, tuple[str, ...]] = {
@@ -76,7 +76,7 @@ TableFunction = Callable[[Tables, "Context"], pd.DataFrame]
 
 
 @dataclass(frozen=True)
-class Context:
+class Context(PaperContext):
     """What a figure needs besides the results.
 
     Attributes:
@@ -88,27 +88,9 @@ class Context:
         smoothing_validation: likewise for validation curves.
     """
 
-    scale: str
-    claims: ClaimSet
     asked: Mapping[str, Mapping[str, Mapping[str, int]]] = field(default_factory=dict)
     smoothing_train: float = 2.0
     smoothing_validation: float = 4.0
-
-    def claim(self, claim_id: str) -> Claim:
-        """A claim by id.
-
-        Raises:
-            InputError: the claim file has no such claim.
-        """
-        if claim_id not in self.claims.claims:
-            raise InputError(
-                f"config/claims/{self.claims.study}.yaml: claim '{claim_id}' is missing; a figure needs it"
-            )
-        return self.claims.claims[claim_id]
-
-    def paper(self, claim_id: str) -> dict[str, float]:
-        """The numbers of a claim by part."""
-        return self.claim(claim_id).numbers()
 
     def paper_sizes(self, mix: str) -> dict[str, float]:
         """Rows of a mix in the thesis's Table 3.1; empty for a mix that the thesis does not have."""

@@ -12,6 +12,9 @@ CATEGORY = "Long and hot dynamics (Stocker et al.)"
 SOURCE = "paper"
 FIGURES = "mlip_studies.studies.stocker"
 ROBUSTNESS = "mlip_studies.studies.stocker_robustness"
+LARGE_MOLECULES = "mlip_studies.studies.stocker_large"
+CONSERVATION = "mlip_studies.studies.stocker_conservation"
+ACTIVE = "mlip_studies.studies.stocker_active"
 TABLES = "mlip_studies.studies.stocker_tables"
 DRAWINGS = "mlip_studies.studies.molecule_drawings"
 #: networks of the learning curves, and the one whose dynamics are the paper's subject
@@ -74,11 +77,11 @@ PRODUCTS: Mapping[str, StudyProduct] = {
         published=True, demo=False,
     ),
     "large-correlations": _figure(
-        "large-correlations", ROBUSTNESS, "large_correlations", md=("large1200",), checks=True, components=True,
+        "large-correlations", LARGE_MOLECULES, "large_correlations", md=("large1200",), checks=True, components=True,
         floor=True, in_paper="Figure 3 a-h", demo=False,
     ),
     "large-hot": _figure(
-        "large-hot", ROBUSTNESS, "large_hot", md=("large1800",), checks=True, components=True, floor=True,
+        "large-hot", LARGE_MOLECULES, "large_hot", md=("large1800",), checks=True, components=True, floor=True,
         in_paper="p. 7 and its supplement", demo=False,
     ),
     "robustness-matrix": _figure(
@@ -89,9 +92,9 @@ PRODUCTS: Mapping[str, StudyProduct] = {
         "robustness", TABLES, "robustness_matrix_table", **_THERMAL, simulated=(*CURVES, "others", "high_energy"),
         published=True, demo=False,
     ),
-    "nve-drift": _figure("nve-drift", ROBUSTNESS, "nve_drift", md=("nve",), demo=False),
+    "nve-drift": _figure("nve-drift", CONSERVATION, "nve_drift", md=("nve",), demo=False),
     "singularities": _figure(
-        "singularities", ROBUSTNESS, "singularities", md=("singular",), md_tables=(*ROBUSTNESS_TABLES, "spikes.csv")
+        "singularities", CONSERVATION, "singularities", md=("singular",), md_tables=(*ROBUSTNESS_TABLES, "spikes.csv")
     ),
     "checks-table": _table("checks", TABLES, "checks_table", **_DEMO_THERMAL, in_paper="Figure 2 d"),
     "results-table": _table(
@@ -108,5 +111,5 @@ PRODUCTS: Mapping[str, StudyProduct] = {
         "forecast", TABLES, "forecast_table", md=("thermal",), simulated=MAIN, sizes=EXTREMES, checks=True,
         forecast=True, in_paper="280 ns, 17,280 checks",
     ),
-    "active-learning": _figure("active-learning", ROBUSTNESS, "active_learning", active=True, demo=False),
+    "active-learning": _figure("active-learning", ACTIVE, "active_learning", active=True, demo=False),
 }  # fmt: skip

@@ -23,14 +23,12 @@ from mlip_studies.studies.context import StudyContext
 from mlip_studies.studies.md_forecast import NOT_CALCULATED, calculation_seconds, cost_exponent
 from mlip_studies.studies.pavlovic_cells import count, number, over_seeds
 from mlip_studies.studies.stocker import THERMAL
+from mlip_studies.studies.stocker_conservation import NVE, SINGULAR, drift_rows
+from mlip_studies.studies.stocker_large import HOT, LARGE, large_rows
 from mlip_studies.studies.stocker_robustness import (
-    HOT,
-    LARGE,
     MAIN_DATA,
     MAIN_NETWORK,
-    NVE,
     PLAIN,
-    SINGULAR,
     STUDY_FILE,
     Interval,
     data_of,
@@ -43,6 +41,7 @@ from mlip_studies.studies.stocker_robustness import (
     need_tables,
     network_of,
     rate_of,
+    run_order,
     scale_note,
     size_of,
     stated_range,
@@ -186,7 +185,7 @@ class _Results:
             ("3.2k", "force_mae_ev_per_angstrom", "highe"): "force-mae-highe",
             ("3.2k", "energy_mae_ev", "highe"): "ae-mae-highe",
         }  # fmt: skip
-        for run in sorted(self.tables.names("runs"), key=robustness._run_order):
+        for run in sorted(self.tables.names("runs"), key=run_order):
             frame = self.tables.get("runs", run)
             for column, quantity, unit in (
                 ("force_mae_ev_per_angstrom", "force MAE", "eV/Å"),
@@ -225,7 +224,7 @@ class _Results:
                 self._md_errors(run, kelvin, group)
 
     def _jobs(self, pairs: Sequence[tuple[str, str]], job: str) -> list[tuple[str, str]]:
-        return sorted((pair for pair in pairs if pair[0] == job), key=lambda pair: robustness._run_order(pair[1]))
+        return sorted((pair for pair in pairs if pair[0] == job), key=lambda pair: run_order(pair[1]))
 
     def _converged(self, run: str, kelvin: float, group: pd.DataFrame) -> None:
         size = self.paper_size(run)
@@ -281,7 +280,7 @@ class _Results:
         """Molecules beyond the training set."""
         for job in (LARGE, HOT):
             try:
-                rows = robustness.large_rows(self.tables, job, "table results")
+                rows = large_rows(self.tables, job, "table results")
             except InputError:
                 continue
             for _, row in rows.iterrows():
@@ -327,7 +326,7 @@ class _Results:
         """Drift of the total energy."""
         for job in (NVE, SINGULAR):
             for _, run in self._jobs(self.tables.md_jobs("replicas"), job):
-                frame = robustness.drift_rows(self.tables, job, run)
+                frame = drift_rows(self.tables, job, run)
                 kelvin = float(frame["temperature_k"].iloc[0]) if "temperature_k" in frame else None
                 self.add(
                     JOB_TITLES[job], "size of the energy drift", run, mean_of(frame["drift_mev_per_atom_ps"].abs()),
@@ -456,7 +455,7 @@ def _all_checks(tables: RunTables, what: str) -> Iterator[tuple[str, str, pd.Dat
     order = list(JOB_TITLES)
     ranked = sorted(
         pairs,
-        key=lambda pair: (order.index(pair[0]) if pair[0] in order else len(order), robustness._run_order(pair[1])),
+        key=lambda pair: (order.index(pair[0]) if pair[0] in order else len(order), run_order(pair[1])),
     )
     for job, run in ranked:
         yield job, run, tables.checks(job, run)
