@@ -379,6 +379,19 @@ def test_measure_and_compare(tmp_path):
     assert walls["predicted_wall_s"] == pytest.approx(65 + 4 + 2 * found.overhead_s, rel=1e-4)
 
 
+def test_a_training_that_does_not_record_its_validation(tmp_path):
+    jobs = finished_run(tmp_path)
+    for number in (0, 1):
+        path = tmp_path / f"runs/{number}/run.json"
+        run = json.loads(path.read_text())
+        del run["evaluation_seconds"]
+        path.write_text(json.dumps(run | {"environment": {"threads": 2}}))
+    found = measure(jobs, "results/mini", tmp_path, hardware=Hardware(2), **RUN)
+    # 40 s of 60 and of 70 are steps; the rest of 20 and 30 s is not scaled by steps.
+    assert found.training[0].seconds_per_step == pytest.approx(80 / 150, rel=1e-4)
+    assert found.training[0].start_s == 25.0 and found.threads == 2
+
+
 def test_overhead_is_what_the_hardware_of_the_run_does_not_explain(tmp_path):
     # On one core the three jobs take 134 s, more than the 80 s of the run; so do two trainings that share one GPU.
     jobs = finished_run(tmp_path)

@@ -202,10 +202,7 @@ for key, product in ADEQUACY.PRODUCTS.items():
                 caption=f"../report/ortiz/{key}.rst",
                 category=ADEQUACY.CATEGORY,
                 subcategory=f"{product.kind.capitalize()}s",
-                labels={
-                    "name": key,
-                    f"in the {ADEQUACY.SOURCE}": product.in_paper,
-                },
+                labels=report_labels(key, product.in_paper),
             ),
             product.paths(ADEQUACY_OUT)[1:],
         log:

@@ -18,12 +18,10 @@ for suffix in ("", "-all"):
                         path,
                         caption=f"../report/all/{product}.rst",
                         category=ALL.CATEGORY,
-                        # No label with two values: the report would make a switch of it and
-                        # needs every product in both positions.
-                        labels={
-                            "name": f"{title} ({'figure' if path.endswith('png') else 'table'})",
-                            "of": "everything" if suffix else "what the demo runs",
-                        },
+                        labels=report_labels(
+                            f"{title}, {'figure' if path.endswith('png') else 'table'}",
+                            "everything" if suffix else "what the demo runs",
+                        ),
                     )
                     for path in ALL.paths(product, ALL_OUT, suffix)
                     if path.endswith((".png", ".html"))

@@ -24,13 +24,12 @@ from mlip_studies.studies.runs import (
 # Jobs import the package from this checkout, also where it is not installed (a compute node, a bare clone).
 add_to_python_path(ROOT / "workflow" / "src")
 
+# Keys of the configuration that are no settings: the front page of the report, and what a forecast is asked about.
+NO_SETTINGS = ("front_page", "forecast_targets")
+
 try:
     PROJECT = load_project(
-        {
-            key: value
-            for key, value in config.items()
-            if key not in ("front_page", "forecast_targets")
-        },
+        {key: value for key, value in config.items() if key not in NO_SETTINGS},
         ROOT,
     )
 except InputError as error:
@@ -122,7 +121,8 @@ def unknown_target(wildcards):
     study = name.partition("_")[0]
     if (ROOT / f"config/studies/{study}.yaml").is_file():
         study_numbers(study)
-    known = [rule.name for rule in workflow.rules]
+    # A rule with wildcards cannot be asked for by its name.
+    known = [rule.name for rule in workflow.rules if not rule.has_wildcards()]
     close = difflib.get_close_matches(name, known, n=3)
     hint = (
         f"did you mean {' or '.join(close)}?"
@@ -693,6 +693,15 @@ def speed_runs(study):
 
 
 # ---- report ----
+
+
+def report_labels(name, place=""):
+    """Label of an entry of the report, with its place in the paper.
+
+    One label only: of a further one that has two values the viewer makes a switch, and it breaks where an entry is
+    missing in one of the two positions.
+    """
+    return {"name": f"{name} ({place})" if place else name}
 
 
 def commit():

@@ -36,7 +36,7 @@ def data_inputs(key):
 def data_labels(key):
     product = PRODUCTS[key]
     name = product.file_name("{dataset}" if product.per_dataset else None)
-    return {"name": name, "in the thesis": product.in_paper}
+    return report_labels(name, product.in_paper)
 
 
 def data_targets():

@@ -14,7 +14,7 @@ rule forecast:
             f"{OUT}/forecast.html",
             caption="../report/forecast.rst",
             category="Costs",
-            labels={"name": "forecast", "in the thesis": "beyond the thesis"},
+            labels=report_labels("forecast"),
         ),
         csv=f"{OUT}/forecast.csv",
         json=f"{OUT}/forecast.json",
@@ -34,7 +34,7 @@ rule forecast:
         config={
             key: value
             for key, value in workflow.config_settings.overwrite_config.items()
-            if key not in ("forecast_targets", "front_page")
+            if key not in NO_SETTINGS
         },
         # Another each time, so that the forecast is made anew: it depends on what is there already.
         asked=time.time_ns(),

@@ -82,7 +82,7 @@ for key in MODEL_PRODUCTS:
                 model_files(key)[0],
                 caption=f"../report/models/{key}.rst",
                 category="Networks",
-                labels={"name": key, "in the thesis": MODEL_PRODUCTS[key].in_paper},
+                labels=report_labels(key, MODEL_PRODUCTS[key].in_paper),
             ),
             model_files(key)[1:],
         log:

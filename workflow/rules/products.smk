@@ -20,11 +20,7 @@ for study, module in PRODUCT_MODULES.items():
                     caption=f"../report/{study}/{key}.rst",
                     category=module.CATEGORY,
                     subcategory=f"{product.kind.capitalize()}s",
-                    labels={
-                        "name": key,
-                        f"in the {module.SOURCE}": product.in_paper
-                        or f"beyond the {module.SOURCE}",
-                    },
+                    labels=report_labels(key, product.in_paper),
                 ),
                 product.paths(f"{OUT}/{study}")[1:],
             log:

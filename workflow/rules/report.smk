@@ -28,7 +28,7 @@ rule costs:
             f"{OUT}/costs.html",
             caption="../report/costs.rst",
             category="Costs",
-            labels={"name": "costs", "in the thesis": "beyond the thesis"},
+            labels=report_labels("costs"),
         ),
         csv=f"{OUT}/costs.csv",
     log:

@@ -13,12 +13,14 @@ for study in VERDICT_INPUTS:
                     f"{OUT}/{study}/{verdicts}.html",
                     caption="../report/verdicts.rst",
                     category="Verdicts",
-                    labels={
-                        "study": PROJECT.titles[study]["title"],
-                        "claims": (
-                            "what the demo runs" if verdicts == "verdicts" else "all"
+                    labels=report_labels(
+                        PROJECT.titles[study]["title"],
+                        (
+                            "what the demo runs"
+                            if verdicts == "verdicts"
+                            else "everything"
                         ),
-                    },
+                    ),
                 ),
                 csv=f"{OUT}/{study}/{verdicts}.csv",
                 json=f"{OUT}/{study}/{verdicts}.json",

@@ -49,7 +49,7 @@ for kind, suffix, others in (
                     caption=f"../../report/krcelic/{name}.rst",
                     category="Multi-fidelity (Krčelić)",
                     subcategory=kind.capitalize(),
-                    labels={"name": name, "in the thesis": figure_number(name)},
+                    labels=report_labels(name, figure_number(name)),
                 ),
                 [f"{KRCELIC_OUT}/{kind}/{name}.{other}" for other in others],
             log:

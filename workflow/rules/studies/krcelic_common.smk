@@ -50,10 +50,10 @@ def krcelic_inputs(entry):
 
 
 def figure_number(name):
-    """Label of a figure in the report: its number in the thesis, or its name."""
+    """Number of a figure in the thesis, "" if it has none there."""
     match = re.match(r"(fig|table)(\d+\.\d+)$", name.split("-")[0])
     kind = {"fig": "Figure", "table": "Table"}
-    return f"{kind[match[1]]} {match[2]}" if match else "beyond the thesis"
+    return f"{kind[match[1]]} {match[2]}" if match else ""
 
 
 def asked_rows():

@@ -15,10 +15,7 @@ rule pavlovic_outliers_3d:
             caption="../../report/pavlovic/outliers-3d.rst",
             category="So3krates on SPICE (Pavlović)",
             subcategory="Views",
-            labels={
-                "name": "outliers-3d",
-                "in the thesis": "section IV and Figure 3, right",
-            },
+            labels=report_labels("outliers-3d", "section IV and Figure 3, right"),
         ),
         extxyz=f"{PAVLOVIC_OUT}/views/outliers.extxyz",
         chemiscope=f"{PAVLOVIC_OUT}/views/outliers.chemiscope.json.gz",

@@ -33,17 +33,17 @@ _CLAIM_KEYS = (
 )  # fmt: skip
 HEADINGS: Mapping[str, str] = {
     "title": "Study",
-    "place": "Place",
-    "statement": "Statement",
+    "verdict": "Verdict",
     "quantity": "Quantity",
     "paper": "Stated",
     "ours": "Ours (mean ± 95 %)",
     "unit": "Unit",
-    "seeds": "Seeds",
-    "verdict": "Verdict",
-    "at_this_scale": "Our numbers at this scale",
-    "why": "Why",
+    "statement": "Statement",
+    "place": "Place",
     "figure": "Shown in",
+    "why": "Why",
+    "at_this_scale": "Our numbers at this scale",
+    "seeds": "Seeds",
     "by": "Whose statement",
 }
 #: columns of the CSV file that the page leaves out

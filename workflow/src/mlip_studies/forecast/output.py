@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mlip_studies.artifacts import write_text
+from mlip_studies.data.download_local import size_text
 from mlip_studies.forecast.plan import Forecast, as_json
 from mlip_studies.plotting.html_table import write_html_table
 
@@ -22,7 +23,7 @@ HEADINGS = {
     "measured": "time measured",
     "estimated": "estimated",
     "unknown": "unknown",
-    "core_h": "core hours",
+    "core_h": "core hours reserved (no speed-up assumed)",
     "gpu_h": "GPU hours",
     "longest_s": "longest job, s",
     "unknown_limit_core_h": "unknown jobs: core hours asked for, at most",
@@ -34,7 +35,16 @@ HEADINGS = {
 }
 #: columns of the terminal
 SHORT = ("kind", "jobs", "unknown", "core_h", "gpu_h", "unknown_limit_core_h", "unknown_limit_gpu_h", "max_mem_mb")
-SHORT_HEADINGS = ("kind", "jobs", "not covered", "core h", "GPU h", "not covered: core h ≤", "GPU h ≤", "MB a job")
+SHORT_HEADINGS = (
+    "kind",
+    "jobs",
+    "not covered",
+    "reserved core h",
+    "GPU h",
+    "not covered: core h ≤",
+    "GPU h ≤",
+    "MB a job",
+)
 COMPARED_HEADINGS = {
     "kind": "kind of job",
     "jobs": "jobs predicted",
@@ -55,14 +65,6 @@ def duration(seconds: float | None) -> str:
     return f"{_number(seconds / 86400.0)} days"
 
 
-def size(number: float) -> str:
-    """Bytes in words, in powers of ten."""
-    for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if number >= unit:
-            return f"{number / unit:.3g} {name}"
-    return f"{number:.0f} B"
-
-
 def summary(result: Forecast) -> list[str]:
     """The forecast in sentences."""
     total = result.total
@@ -77,26 +79,30 @@ def summary(result: Forecast) -> list[str]:
     gpu_hours = f"{_number(total['gpu_h'])} GPU hours"
     if total["unknown_limit_gpu_h"] and not total["gpu_h"]:
         gpu_hours = "GPU hours unknown"
-    lines.append(f"Hours on {result.hardware}{covered}: {_number(total['core_h'])} core hours, {gpu_hours}.")
+    lines.append(f"Hours on {result.hardware}{covered}: {_number(total['core_h'])} core hours reserved, {gpu_hours}.")
     for wall in result.walls:
         line = f"Wall time{covered}, {wall['hardware']}: {duration(wall['wall_s'])}"
         if total["unknown"]:
             line += f"; {duration(wall['limit_wall_s'])} if the others took their limit"
-        lines.append(f"{line}; memory asked for at once {size(1e6 * wall['peak_mem_mb'])}.")
+        lines.append(f"{line}; memory asked for at once {size_text(1e6 * wall['peak_mem_mb'])}.")
     fetches = result.table[result.table["kind"] == "fetch"]
     unsized = int(fetches["unknown"].sum())
     there = f" and {unsized} files of unknown size" if unsized else ""
-    there += f", {size(result.present_bytes)} there already" if result.present_bytes else ""
+    there += f", {size_text(result.present_bytes)} there already" if result.present_bytes else ""
     lines.append(
-        f"Downloads: {size(total['download_bytes'])}{there}. Disk: {size(total['disk_bytes'])} for the jobs of "
-        f"known size. Largest job: {size(1e6 * total['max_mem_mb'])} of memory asked for."
+        f"Downloads: {size_text(total['download_bytes'])}{there}. Disk: {size_text(total['disk_bytes'])} for the jobs "
+        f"of known size. Largest job: {size_text(1e6 * total['max_mem_mb'])} of memory asked for."
     )
-    lines.append("No speed-up by more threads than were measured is assumed, except for reference calculations.")
+    lines.append(
+        "Core hours are a job's time times the cores that it holds. No speed-up by more threads than were measured is "
+        "assumed, except for reference calculations; downloads count none."
+    )
     for each in result.sources:
         machine = f"{each.gpu}, " if each.device == "cuda" else ""
         lines.append(
-            f"Rates '{each.name}': {each.date}, {machine}{each.cores} cores of {each.processor}, scale {each.scale}, "
-            f"commit {each.commit}, {each.conditions}."
+            f"Rates '{each.name}': {each.date}, {machine}{each.cores} cores of {each.processor}, {each.threads} "
+            f"thread{'s' if each.threads > 1 else ''} per training, scale {each.scale}, commit {each.commit}, "
+            f"{each.conditions}."
         )
     return lines
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pandas as pd
 from mlip_studies.forecast.jobs import Job, Work, work_of
 from mlip_studies.forecast.measure import seconds_of, span_of
 from mlip_studies.forecast.rates import Estimate, Measurement, estimate
-from mlip_studies.forecast.schedule import Hardware, schedule
+from mlip_studies.forecast.schedule import Hardware, reserved_threads, schedule
 
 SECONDS_PER_HOUR = 3600.0
 COLUMNS = (
@@ -127,12 +127,8 @@ def forecast(
     return Forecast(scale, tuple(targets), hardware, table, tuple(walls), present, sources)
 
 
-def _threads(job: Job, hardware: Hardware) -> int:
-    return job.threads if hardware.cluster_jobs is not None else min(job.threads, hardware.cores)
-
-
 def _row(kind: str, planned: Sequence[Planned], hardware: Hardware) -> dict[str, Any]:
-    """One line of the table."""
+    """One line of the table; core hours are those that the jobs hold, downloads hold none."""
     known = [each for each in planned if each.estimate.seconds is not None]
     unknown = [each for each in planned if each.estimate.seconds is None]
     count = {status: sum(each.estimate.status == status for each in planned) for status in ("measured", "estimated")}
@@ -145,16 +141,21 @@ def _row(kind: str, planned: Sequence[Planned], hardware: Hardware) -> dict[str,
         "jobs": len(planned),
         **count,
         "unknown": len(unknown),
-        "core_h": _hours((e.estimate.seconds or 0.0) * _threads(e.job, hardware) for e in known),
+        "core_h": _hours((e.estimate.seconds or 0.0) * _cores(e, hardware) for e in known),
         "gpu_h": _hours((e.estimate.seconds or 0.0) * e.job.gpus * has_gpus for e in known),
         "longest_s": max((e.estimate.seconds or 0.0 for e in known), default=0.0),
-        "unknown_limit_core_h": _hours(e.job.limit_s * _threads(e.job, hardware) for e in unknown),
+        "unknown_limit_core_h": _hours(e.job.limit_s * _cores(e, hardware) for e in unknown),
         "unknown_limit_gpu_h": _hours(e.job.limit_s * e.job.gpus * has_gpus for e in unknown),
         "max_mem_mb": max((e.job.mem_mb for e in planned), default=0.0),
         "download_bytes": sum(e.work.amount or 0.0 for e in planned if e.work.kind == "download"),
         "disk_bytes": sum(e.estimate.bytes or 0.0 for e in planned),
         "note": "; ".join(notes),
     }
+
+
+def _cores(planned: Planned, hardware: Hardware) -> int:
+    """Cores that count as used: a download waits for the network."""
+    return 0 if planned.work.kind == "download" else reserved_threads(planned.job, hardware)
 
 
 def _hours(seconds: Iterable[float]) -> float:
@@ -205,7 +206,8 @@ def compare(
     Returns:
         one line per kind, :data:`COMPARED`, the last one for all (``jobs`` predicted, ``compared`` those that
         have both, over which both sums go); and predicted and actual wall time of these jobs, s, as
-        ``predicted_wall_s`` and ``actual_wall_s`` (None without benchmark files).
+        ``predicted_wall_s`` and ``actual_wall_s`` (None without benchmark files of jobs with an estimate), with
+        ``left_out``, the number of jobs that ran without an estimate: they are in neither.
     """
     planned = [each for each in plan(jobs, rates, scale, hardware) if not each.job.empty]
     actual = seconds_of((each.job for each in planned), prefix, folder)
@@ -213,23 +215,30 @@ def compare(
     kinds = sorted({each.job.group for each in planned})
     for kind in [*kinds, "all"]:
         of_kind = [each for each in planned if kind in (each.job.group, "all")]
-        both = [each for each in of_kind if each.job.number in actual and each.estimate.seconds is not None]
-        predicted = math.fsum(each.estimate.seconds or 0.0 for each in both)
-        took = math.fsum(actual[each.job.number] for each in both)
+        known = [each for each in of_kind if each.job.number in actual and each.estimate.seconds is not None]
+        predicted = math.fsum(each.estimate.seconds or 0.0 for each in known)
+        took = math.fsum(actual[each.job.number] for each in known)
         rows.append(
             {
                 "kind": kind,
                 "jobs": len(of_kind),
-                "compared": len(both),
+                "compared": len(known),
                 "predicted_s": predicted,
                 "actual_s": took,
                 "ratio": predicted / took if took else math.nan,
             }
         )
-    ran = [each for each in planned if each.job.number in actual]
+    ran = {each.job.number for each in planned if each.job.number in actual}
+    both = [each.job for each in planned if each.job.number in ran and each.estimate.seconds is not None]
+    compared = {job.number for job in both}
+    # The others take no time, but what waits for them still waits for what they need.
+    chain = [
+        each if each.job.number in compared else replace(each, job=replace(each.job, empty=True)) for each in planned
+    ]
     walls: dict[str, Any] = {
-        "predicted_wall_s": _wall(ran, rates, hardware)["wall_s"] if ran else None,
-        "actual_wall_s": span_of([each.job for each in ran], prefix, folder, actual) if ran else None,
+        "predicted_wall_s": _wall(chain, rates, hardware)["wall_s"] if both else None,
+        "actual_wall_s": span_of(both, prefix, folder, actual) if both else None,
+        "left_out": len(ran - compared),
     }
     return pd.DataFrame(rows, columns=list(COMPARED)), walls
 
@@ -249,7 +258,10 @@ def as_json(result: Forecast) -> Mapping[str, Any]:
         "wall_times": list(result.walls),
         "present_download_bytes": result.present_bytes,
         "sources": [
-            {key: getattr(each, key) for key in ("name", "date", "processor", "cores", "gpu", "device", "scale")}
+            {
+                key: getattr(each, key)
+                for key in ("name", "date", "processor", "cores", "threads", "gpu", "device", "scale")
+            }
             | {"conditions": each.conditions, "commit": each.commit, "command": each.command}
             for each in result.sources
         ],

@@ -22,7 +22,7 @@ from typing import Any
 from mlip_studies.config import SCALES, read_yaml
 from mlip_studies.errors import InputError
 from mlip_studies.forecast.jobs import Job, Work
-from mlip_studies.forecast.schedule import Hardware
+from mlip_studies.forecast.schedule import Hardware, reserved_threads
 from mlip_studies.runtime.options import check, read_options
 
 RATES = Path("benchmarks/rates.yaml")
@@ -62,7 +62,7 @@ class JobRate:
 
 @dataclass(frozen=True)
 class TrainingRate:
-    """Time of one training step, validation included.
+    """Time of one training step, with the validation that a run recorded; rates of bench_models.py have none.
 
     Attributes:
         model: name in the catalog.
@@ -72,7 +72,7 @@ class TrainingRate:
         n: jobs measured.
         seconds_per_step: s.
         start_s: rest of such a job, s: start, reading, prediction of the test rows, writing.
-        share: steps that were taken, of those that were allowed.
+        share: steps that were taken, of those that were expected.
         precision: of the network.
         bytes: mean size of a job's outputs, bytes.
     """
@@ -150,14 +150,15 @@ class Measurement:
         cores: of the machine.
         gpu: name, None: none.
         device: ``cpu`` or ``cuda``: what trainings and dynamics ran on.
-        threads: per training, dynamics and table.
+        threads: that a training used. Only told: times are never scaled by threads.
         scale: of the run.
         conditions: what else ran there.
         commit: of the code.
         command: that repeats it.
         made: time stamp of the run's provenance.json; None: unknown.
         span_s: from the first job's start to the last one's end, s; None: a benchmark.
-        overhead_s: per job, beside what the job measured itself, so that a schedule of the run takes ``span_s``.
+        overhead_s: per job, beside what the job measured itself, so that a schedule of the run on the hardware that it
+            was given takes ``span_s`` less its pauses.
         jobs: by kind.
         training: by network, batch and data.
         dynamics: by network, start structures and number of trajectories.
@@ -308,7 +309,7 @@ def _training(work: Work, usable: Iterable[Measurement]) -> Estimate:
                 continue
             if rate.batch == key["batch"] and rate.data == key["data"]:
                 seconds = rate.start_s + amount * rate.share * rate.seconds_per_step
-                return Estimate("measured", seconds, rate.bytes, each.name, at_most=work.at_most and rate.share == 1.0)
+                return Estimate("measured", seconds, rate.bytes, each.name, at_most=work.at_most and rate.share >= 1.0)
             if near is None and isinstance(rate.batch, int):
                 near = (each, rate)
     if near is None or not isinstance(key["batch"], int):
@@ -330,7 +331,7 @@ def _dynamics(work: Work, usable: Iterable[Measurement]) -> Estimate:
                 continue
             if (rate.start, rate.trajectories) == (key["start"], key["trajectories"]):
                 seconds = rate.start_s + amount * rate.share * rate.seconds_per_step
-                return Estimate("measured", seconds, rate.bytes, each.name, at_most=work.at_most and rate.share == 1.0)
+                return Estimate("measured", seconds, rate.bytes, each.name, at_most=work.at_most and rate.share >= 1.0)
     return Estimate("unknown", note=f"dynamics of {key['model']} with these molecules not measured")
 
 
@@ -338,7 +339,6 @@ def _calculations(job: Job, work: Work, usable: Iterable[Measurement], hardware:
     for each in usable:
         for rate in each.calculations:
             if (rate.level, rate.frames) == (work.key["level"], work.key["frames"]):
-                threads = job.threads if hardware.cluster_jobs is not None else min(job.threads, hardware.cores)
-                seconds = rate.start_s + float(work.amount or 0.0) * rate.seconds / threads
+                seconds = rate.start_s + float(work.amount or 0.0) * rate.seconds / reserved_threads(job, hardware)
                 return Estimate("measured", seconds, rate.bytes, each.name)
     return Estimate("unknown", note=f"{work.key['level']} not measured for these molecules")

@@ -64,6 +64,12 @@ class Schedule:
     peak_mem_mb: float
 
 
+def reserved_threads(job: Job, hardware: Hardware) -> int:
+    """Cores that a job holds while it runs: what it asks for, on one machine never more than there are."""
+    on_cluster = hardware.cluster_jobs is not None and not job.local
+    return job.threads if on_cluster else min(job.threads, hardware.cores)
+
+
 def schedule(jobs: Sequence[Job], seconds: Mapping[int, float], hardware: Hardware) -> Schedule:
     """Start every job as soon as its inputs and its share of the machine are there, higher priorities first.
 
@@ -133,7 +139,7 @@ def _asked(job: Job, hardware: Hardware) -> dict[str, int]:
         return {}
     if hardware.cluster_jobs is not None and not job.local:
         return {"jobs": 1}
-    asked = {"cores": min(job.threads, hardware.cores)}
+    asked = {"cores": reserved_threads(job, hardware)}
     # Without a GPU such jobs run on the processor.
     if hardware.cluster_jobs is None and hardware.gpus:
         asked["gpus"] = min(job.gpus, hardware.gpus)

@@ -38,7 +38,7 @@ class Product:
     inputs: tuple[str, ...]
     caption: str
     per_dataset: bool = False
-    in_paper: str = "beyond the papers"
+    in_paper: str = ""
 
     @property
     def folder(self) -> str:

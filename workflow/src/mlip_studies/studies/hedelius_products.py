@@ -7,9 +7,8 @@ from typing import Any
 
 from mlip_studies.studies.products import ROBUSTNESS_TABLES, StudyProduct
 
-#: heading in the report, and what its figures are compared with
+#: heading in the report
 CATEGORY = "SE(3)-Transformer on ANI-1 and ANI-1x (Hedelius)"
-SOURCE = "thesis"
 FIGURES = "mlip_studies.studies.hedelius"
 PHYSICS = "mlip_studies.studies.hedelius_physics"
 PARTICLES = "mlip_studies.studies.hedelius_nbody"

@@ -21,7 +21,7 @@ class ModelProduct:
     file_name: str
     kind: Literal["figure", "table"]
     roles: tuple[str, ...]
-    in_paper: str = "beyond the papers"
+    in_paper: str = ""
 
     @property
     def trained(self) -> bool:

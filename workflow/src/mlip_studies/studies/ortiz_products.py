@@ -7,9 +7,8 @@ from typing import Any
 
 from mlip_studies.studies.products import StudyProduct
 
-#: heading in the report, and what its figures are compared with
+#: heading in the report
 CATEGORY = "Physical adequacy of potentials (Ortiz)"
-SOURCE = "thesis"
 FIGURES = "mlip_studies.studies.ortiz"
 TABLES = "mlip_studies.studies.ortiz_tables"
 

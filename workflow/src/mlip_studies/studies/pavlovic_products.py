@@ -6,9 +6,8 @@ from collections.abc import Mapping
 
 from mlip_studies.studies.products import StudyProduct
 
-#: heading in the report, and what its figures are compared with
+#: heading in the report
 CATEGORY = "So3krates on SPICE (Pavlović)"
-SOURCE = "thesis"
 #: the run that stands for the thesis's final model, by our reading of it
 MAIN_RUN = "formation-so3krates-mean_padded-b1"
 #: the same with energies in the loss and a consistent reference

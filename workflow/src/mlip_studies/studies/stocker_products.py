@@ -7,9 +7,8 @@ from typing import Any
 
 from mlip_studies.studies.products import ROBUSTNESS_TABLES, StudyProduct
 
-#: heading in the report, and what its figures are compared with
+#: heading in the report
 CATEGORY = "Long and hot dynamics (Stocker et al.)"
-SOURCE = "paper"
 FIGURES = "mlip_studies.studies.stocker"
 ROBUSTNESS = "mlip_studies.studies.stocker_robustness"
 LARGE_MOLECULES = "mlip_studies.studies.stocker_large"
