@@ -3,12 +3,14 @@
 import os
 import re
 import subprocess
+import time
 
 import numpy as np
 import pytest
 from stages import FUNNEL, STAGES
 from test_md import network
 
+from mlip_studies import artifacts
 from mlip_studies.artifacts import (
     ABANDONED_SECONDS,
     atomic_path,
@@ -166,6 +168,84 @@ def test_leftovers_of_killed_writers_go_with_the_next_one(tmp_path):
     assert not any(path.exists() for path in [*go, folder])
     assert all(path.exists() for path in [*stay, ours])
     assert remove_leftovers(tmp_path / "nowhere" / "x.txt") == []
+
+
+def test_an_idle_writer_of_this_machine_keeps_its_file(tmp_path, monkeypatch):
+    """However old the file is; the one of another machine goes at that age."""
+    target = tmp_path / "x.csv"
+    name = temporary_path(target).name
+    writer = subprocess.Popen(["sleep", "600"])
+    try:
+        idle = tmp_path / name.replace(f"-{os.getpid()}-", f"-{writer.pid}-")
+        other = tmp_path / f".x.other-node-{writer.pid}-0.tmp.csv"
+        for path in (idle, other):
+            path.touch()
+        monkeypatch.setattr(artifacts, "ABANDONED_SECONDS", -3600.0)
+        assert remove_leftovers(target) == [other]
+        # As if the process had started after the last write.
+        now = idle.stat().st_mtime
+        assert remove_leftovers(target, now + artifacts.CLOCK_SECONDS / 2) == []
+        assert remove_leftovers(target, now + 600 + artifacts.CLOCK_SECONDS) == [idle]
+        # Where the system does not say when a process started, it is left alone.
+        idle.touch()
+        monkeypatch.setattr(artifacts, "_process_seconds", lambda pid: None)
+        assert remove_leftovers(target, now + 1e9) == [] and idle.exists()
+    finally:
+        writer.kill()
+        writer.wait()
+    assert remove_leftovers(target) == [idle]
+
+
+def test_the_age_of_a_process(tmp_path):
+    before = time.monotonic()
+    with subprocess.Popen(["sleep", "600"]) as process:
+        time.sleep(0.3)
+        lived = artifacts._process_seconds(process.pid)
+        process.kill()
+    assert lived is None or 0.2 < lived < time.monotonic() - before + 0.1
+    assert artifacts._process_seconds(dead_pid()) is None
+
+
+@pytest.mark.parametrize("kind", ["refused", "gone", "interrupted"])
+def test_a_rename_that_fails_leaves_the_former_file_with_its_record(tmp_path, monkeypatch, kind):
+    target = tmp_path / "x.txt"
+    write_text(target, "former")
+    os.utime(tmp_path / ".sha256" / "x.txt", (1000, 1000))
+    replace = os.replace
+
+    def failing(source, destination):
+        if destination == target:
+            raise PermissionError(1, "Operation not permitted") if kind == "refused" else KeyboardInterrupt
+        replace(source, destination)
+
+    message = {
+        "refused": r"x\.txt: cannot write \(Operation not permitted\); remove what",
+        "gone": r"x\.txt: cannot write \(its temporary file is gone\); let nothing",
+    }
+    with monkeypatch.context() as patch:
+        if kind != "gone":
+            patch.setattr(os, "replace", failing)
+        expected = KeyboardInterrupt if kind == "interrupted" else InputError
+        with pytest.raises(expected, match=message.get(kind)), atomic_path(target) as temporary:
+            temporary.write_text("new")
+            if kind == "gone":
+                temporary.unlink()
+    assert target.read_text() == "former" and verify_tree(tmp_path) == []
+    assert (tmp_path / ".sha256" / "x.txt").stat().st_mtime == 1000
+    left = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
+    assert sorted(left) == [".sha256/x.txt", "x.txt"]
+    flip(target, 0.5)
+    assert verify_tree(tmp_path) == [target]
+    write_text(target, "new")
+    assert require(target).read_text() == "new"
+    assert [path.name for path in (tmp_path / ".sha256").iterdir() if path.name != ".x.txt.aside"] == ["x.txt"]
+
+
+def test_a_rename_that_fails_for_a_first_file_leaves_nothing(tmp_path, monkeypatch):
+    (tmp_path / "x.txt").mkdir()
+    with pytest.raises(InputError, match=r"x\.txt: cannot write .+; remove what is in its way"):
+        write_text(tmp_path / "x.txt", "new")
+    assert [path.name for path in tmp_path.rglob("*")] == ["x.txt"]
 
 
 def test_names_of_files_are_no_patterns(tmp_path):

@@ -1,7 +1,11 @@
 """No room: every stage ends with one line that names the file and what to do, leaves no half file, and works later."""
 
+import contextlib
+import errno
 import lzma
+import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -17,7 +21,7 @@ from safetensors.torch import save_file
 from stages import STAGES, data_of, run
 
 from mlip_studies.artifacts import atomic_path, is_intact, write_text
-from mlip_studies.errors import NoRoom, no_room_reason
+from mlip_studies.errors import NoRoom, is_guess, no_room_reason
 from mlip_studies.jobs import job
 from mlip_studies.plotting.html_table import write_html_table
 from mlip_studies.plotting.save import save_figure
@@ -74,12 +78,15 @@ def prepared(processes, tmp_path_factory):
 @pytest.mark.parametrize(("stage", "limit"), [(stage, limit) for stage in STAGES for limit in LIMITS[stage]])
 def test_a_limit_on_file_sizes(processes, tmp_path, prepared, stage, limit):
     (inputs, expected), out = prepared[stage], tmp_path / "out"
-    # The log of the job lies beside its folder, as large as it has to be.
-    (tmp_path / "out.log").symlink_to("/dev/null") if limit < 1_000 else None
-    status = start(processes, stage, inputs, out, limit)
-    assert status == 1, (tmp_path / "out.log").read_text()[-3000:]
-    if limit >= 1_000:
-        assert "File too large" in refused(out, (tmp_path / "out.log").read_text())
+    # The log of the job is a pipe, which may be as long as it has to be.
+    log = tmp_path / "out.log"
+    os.mkfifo(log)
+    with open(log, opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as pipe:
+        status = start(processes, stage, inputs, out, limit)
+        text = pipe.read()
+    log.unlink()
+    assert status == 1, text[-3000:]
+    assert "File too large" in refused(out, text)
     check_nothing_half(out, STAGES[stage][2], expected)
     assert start(processes, stage, inputs, out) == 0
     assert {name: data_of(out / name) for name in expected} == expected
@@ -208,6 +215,59 @@ def test_no_room_outside_a_writer_is_one_line_of_the_job(tmp_path, capsys):
     assert all(
         re.fullmatch(r"error: .+: cannot write \(No space left on device\); make room .+", line) for line in lines
     )
+
+
+def test_a_full_disk_that_is_guessed_from_words_keeps_its_traceback(tmp_path, capsys):
+    """A disk that fails is told in the same words by some libraries."""
+
+    def fail(error, writer):
+        if not writer:
+            raise error
+        with atomic_path(tmp_path / "model.pt"):
+            raise error
+
+    number = OSError(errno.ENOSPC, "No space left on device")
+    cases = [
+        (RuntimeError("PytorchStreamWriter failed writing file data/0"), True),
+        (OSError("4 requested and 0 written"), True),
+        (number, False),
+        (RuntimeError("I/O error: (os error 28)"), False),
+    ]
+    for case, (error, guessed) in enumerate(cases):
+        for writer in (False, True):
+            log = tmp_path / f"log-{case}-{writer}"
+            with pytest.raises(SystemExit) as caught, job(log):
+                fail(error, writer)
+            assert caught.value.code == 1
+            first, *rest = log.read_text().splitlines()
+            assert first.startswith("error: ") and "make room" in first
+            assert capsys.readouterr().err == first + "\n"
+            assert bool(rest) is guessed
+            assert not guessed or (rest[0].startswith("Traceback") and any(str(error) in line for line in rest))
+    # Its own line repeats the words; they are no guess of anybody.
+    assert not is_guess(NoRoom(tmp_path, "No space left on device"))
+
+
+@pytest.mark.parametrize("kind", ["full", "limit", "file in the way"])
+def test_a_record_of_code_that_finds_no_room_is_one_line(tmp_path, capsys, small_disk, kind):
+    folder = tmp_path / "code"
+    if kind == "full":
+        folder = small_disk(16)
+        with contextlib.suppress(OSError):
+            (folder / "all").write_bytes(bytes(1 << 20))
+    elif kind == "file in the way":
+        folder.touch()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with pytest.raises(SystemExit) as caught, job(None, "mlip_studies.a=0123", str(folder)):
+        if kind == "limit":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.code == 1
+    printed = capsys.readouterr().err
+    assert re.fullmatch(rf"error: {folder}/mlip_studies\.a: cannot write \(.+\); (make room|remove) .+\n", printed), (
+        printed
+    )
+    assert folder.is_file() or [path.name for path in folder.iterdir()] == (["all"] if kind == "full" else [])
 
 
 def test_other_errors_are_not_taken_for_a_full_disk(tmp_path):

@@ -21,8 +21,10 @@ from mlip_studies.errors import InputError, NoRoom, no_room_reason
 
 PathLike = str | os.PathLike[str]
 
-#: a temporary file that was not written to for so long belongs to nobody
+#: a temporary file of another machine that was not written to for so long belongs to nobody
 ABANDONED_SECONDS = 86400.0
+#: clocks of a machine and of its disks may differ by so much
+CLOCK_SECONDS = 60.0
 _COUNTER = itertools.count()
 # Host, process and number of a temporary file; the oldest names had the process only.
 _OWNER = re.compile(r"(?P<host>[A-Za-z0-9_-]+)-(?P<pid>\d{1,9})-\d+|\d{1,9}")
@@ -38,7 +40,7 @@ def _record_path(path: Path) -> Path:
     return path.parent / ".sha256" / path.name
 
 
-def _host() -> str:
+def host_name() -> str:
     """Name of this machine, of letters that a file name can have."""
     return re.sub(r"[^A-Za-z0-9_-]", "_", socket.gethostname())
 
@@ -46,14 +48,15 @@ def _host() -> str:
 def temporary_path(path: PathLike) -> Path:
     """A new name beside ``path`` that says whose it is; it keeps the suffix, by which writers choose the format."""
     path = Path(path)
-    return path.with_name(f".{path.stem}.{_host()}-{os.getpid()}-{next(_COUNTER)}.tmp{path.suffix}")
+    return path.with_name(f".{path.stem}.{host_name()}-{os.getpid()}-{next(_COUNTER)}.tmp{path.suffix}")
 
 
 def remove_leftovers(path: PathLike, now: float | None = None) -> list[Path]:
     """Remove temporary files of writers of ``path`` that were killed.
 
-    These are the files of this machine whose process no longer exists, and those that nobody has written to for a day:
-    processes of other machines that share the disk cannot be asked.
+    These are the files of this machine whose process no longer exists or is younger than the file (its number was
+    given away again), and those of other machines that nobody has written to for a day: processes of machines that
+    share the disk cannot be asked. A process of this machine may be idle for as long as it likes.
 
     Args:
         path: the file that they were to become.
@@ -77,17 +80,39 @@ def remove_leftovers(path: PathLike, now: float | None = None) -> list[Path]:
             continue
         leftover = path.with_name(name)
         with suppress(OSError):
-            ours = owner["host"] == _host()
-            if ours and int(owner["pid"]) == os.getpid():
-                continue
             age = (time.time() if now is None else now) - leftover.stat().st_mtime
-            if (ours and not _exists(int(owner["pid"]))) or age > ABANDONED_SECONDS:
+            if owner["host"] == host_name():
+                abandoned = not _may_own(int(owner["pid"]), age)
+            else:
+                abandoned = age > ABANDONED_SECONDS
+            if abandoned:
                 _remove(leftover)
                 removed.append(leftover)
     return removed
 
 
-def _exists(pid: int) -> bool:
+def _may_own(pid: int, age: float) -> bool:
+    """Whether a process of this machine can have written to a file ``age`` seconds ago; yes where nobody knows."""
+    if pid == os.getpid():
+        return True
+    if not process_exists(pid):
+        return False
+    lived = _process_seconds(pid)
+    return lived is None or age < lived + CLOCK_SECONDS
+
+
+def _process_seconds(pid: int) -> float | None:
+    """How long ago a process of this machine started (s), None where the system does not say."""
+    try:
+        # The name, in brackets, may hold anything; the start is the 22nd field, in ticks since the machine started.
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - started
+    except (OSError, ValueError, IndexError, AttributeError):
+        return None
+
+
+def process_exists(pid: int) -> bool:
     """Whether there is a process of this number on this machine."""
     try:
         os.kill(pid, 0)
@@ -111,8 +136,9 @@ def record(path: PathLike, sha256: str | None = None) -> None:
     target = _record_path(path)
     target.parent.mkdir(exist_ok=True)
     temporary = temporary_path(target)
-    remove_leftovers(target)
     try:
+        temporary.touch()
+        remove_leftovers(target, temporary.stat().st_mtime)
         temporary.write_text(f"{sha256 or sha256_of(path)} {path.stat().st_size}\n")
         os.replace(temporary, target)
     except BaseException:
@@ -128,12 +154,16 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     The temporary name keeps the suffix, because several writers choose the format by it, and says which process of
     which machine it belongs to, so that what a killed one left can be removed by the next (:func:`remove_leftovers`).
 
+    Until the rename succeeded, a former file stays as it is, with its record.
+
     Raises:
-        InputError: the folder cannot be written to.
+        InputError: the folder cannot be written to, or the file cannot be put in its place.
         NoRoom: the disk is full; nothing is left behind.
     """
     path = Path(path)
-    temporary = temporary_path(path)
+    temporary, record_file = temporary_path(path), _record_path(path)
+    # The record of the former file; a rename back needs no room, and keeps its time.
+    former = temporary_path(record_file)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()
@@ -150,17 +180,29 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
         written = True
         # A kill between these lines leaves a whole file without a record, never one with the record of another.
         with suppress(FileNotFoundError):
-            _record_path(path).unlink()
+            os.replace(record_file, former)
         os.replace(temporary, path)
         renamed = True
         record(path)
+        with suppress(OSError):
+            former.unlink(missing_ok=True)
     except BaseException as error:
-        _remove(temporary)
-        if renamed:
-            discard(path)
+        with suppress(OSError):
+            if renamed:
+                discard(path)
+                former.unlink(missing_ok=True)
+            elif written and former.exists():
+                # Without it, the former file would count as whole for ever.
+                os.replace(former, record_file)
+        with suppress(OSError):
+            _remove(temporary)
         reason = no_room_reason(error) if isinstance(error, Exception) and not isinstance(error, InputError) else None
         if reason is not None:
             raise NoRoom(path, reason) from error
+        if written and isinstance(error, FileNotFoundError):
+            raise InputError(
+                f"{path}: cannot write (its temporary file is gone); let nothing else clean up {path.parent}, run again"
+            ) from error
         if written and isinstance(error, OSError):
             raise InputError(f"{path}: cannot write ({error.strerror or error}); remove what is in its way") from error
         raise

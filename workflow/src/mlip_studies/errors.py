@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Iterator
 
 #: full disk, quota, limit on the size of files, read-only file system
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -49,10 +50,7 @@ def no_room_reason(error: BaseException) -> str | None:
     Args:
         error: any error.
     """
-    seen: set[int] = set()
-    found: BaseException | None = error
-    while found is not None and id(found) not in seen:
-        seen.add(id(found))
+    for found in _chain(error):
         if isinstance(found, NoRoom):
             return found.reason
         if isinstance(found, OSError) and found.errno in NO_ROOM:
@@ -61,5 +59,34 @@ def no_room_reason(error: BaseException) -> str | None:
             if match["number"]:
                 return os.strerror(int(match["number"]))
             return match["words"] or "the file was cut short; the disk is full"
-        found = found.__cause__ or found.__context__
     return None
+
+
+def is_guess(error: BaseException) -> bool:
+    """Whether :func:`no_room_reason` has only words to go by: no error behind it has the number of one about room.
+
+    Words can mean something else (a disk that fails also cuts files short), so that the traceback is worth keeping.
+
+    Args:
+        error: any error.
+    """
+    guessed = False
+    for found in _chain(error):
+        if isinstance(found, OSError) and found.errno in NO_ROOM:
+            return False
+        # The line of a NoRoom repeats what was read from the error that it came from.
+        if not isinstance(found, NoRoom) and (match := _IN_WORDS.search(str(found))):
+            if match["number"]:
+                return False
+            guessed = True
+    return guessed
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error, what it came from, and so on."""
+    seen: set[int] = set()
+    found: BaseException | None = error
+    while found is not None and id(found) not in seen:
+        seen.add(id(found))
+        yield found
+        found = found.__cause__ or found.__context__

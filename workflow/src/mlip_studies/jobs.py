@@ -10,7 +10,8 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 from pathlib import Path
 from typing import NoReturn, TextIO
 
-from mlip_studies.errors import InputError, NoRoom, no_room_reason
+from mlip_studies.artifacts import remove_leftovers, temporary_path
+from mlip_studies.errors import InputError, NoRoom, is_guess, no_room_reason
 
 
 @contextmanager
@@ -19,7 +20,7 @@ def job(log: str | os.PathLike[str] | None = None, code: str = "", code_folder: 
 
     Output goes to ``log``. An :class:`InputError` ends the process with its one line, in the log and on the terminal,
     and exit status 1, and so does a full disk, wherever it was met; any other error also prints its traceback to the
-    log.
+    log, and so does one that only its words make a full disk.
 
     Args:
         log: log file of the job.
@@ -37,13 +38,15 @@ def job(log: str | os.PathLike[str] | None = None, code: str = "", code_folder: 
         else:
             with redirect_stdout(stream), redirect_stderr(stream):
                 yield
+        if code and code_folder:
+            _record_code(code, Path(code_folder))
     except InputError as error:
-        _end(error, stream, terminal)
+        _end(error, stream, terminal, error if isinstance(error, NoRoom) and is_guess(error) else None)
     except Exception as error:
         if (reason := no_room_reason(error)) is not None:
             # Where nothing said which file it was, the log's folder tells the disk at least.
             where = getattr(error, "filename", None) or (Path(log).parent if log is not None else Path())
-            _end(NoRoom(where, reason), stream, terminal)
+            _end(NoRoom(where, reason), stream, terminal, error if is_guess(error) else None)
         if stream is not None:
             traceback.print_exc(file=stream)
             print(f"error: {type(error).__name__}: {error}; the traceback is in {log}", file=terminal)
@@ -53,22 +56,45 @@ def job(log: str | os.PathLike[str] | None = None, code: str = "", code_folder: 
         if stream is not None:
             with suppress(OSError):  # a full disk, of which the line was said
                 stream.close()
-    if code and code_folder:
-        entries, value = code.rsplit("=", 1)
-        folder = Path(code_folder)
+
+
+def _record_code(code: str, folder: Path) -> None:
+    """Keep the hash of ``entries=hash`` in the file ``entries``, or nothing at all."""
+    entries, value = code.rsplit("=", 1)
+    target = folder / entries
+    temporary = temporary_path(target)
+    try:
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{entries}.{os.getpid()}"
+        remove_leftovers(target)
         temporary.write_text(value)
-        os.replace(temporary, folder / entries)
+        os.replace(temporary, target)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
+        if (reason := no_room_reason(error)) is not None:
+            raise NoRoom(target, reason) from error
+        raise InputError(f"{target}: cannot write ({error.strerror}); remove what is in its way") from error
 
 
-def _end(error: InputError, stream: TextIO | None, terminal: TextIO) -> NoReturn:
-    """Say the line of an error in the log, as far as there is room, and on the terminal, and end the process."""
+def _end(error: InputError, stream: TextIO | None, terminal: TextIO, traced: BaseException | None = None) -> NoReturn:
+    """Say the line of an error in the log, as far as there is room, and on the terminal, and end the process.
+
+    Args:
+        error: what to say.
+        stream: the log.
+        terminal: standard error.
+        traced: error whose traceback follows in the log, or on the terminal if there is no log.
+    """
     line = f"error: {error}"
     if stream is not None:
         with suppress(OSError):
             print(line, file=stream)
     print(line, file=terminal)
+    if traced is not None:
+        with suppress(OSError):
+            traceback.print_exception(traced, file=stream or terminal)
     sys.exit(1)
 
 

@@ -11,7 +11,7 @@ import errno
 import gzip
 import lzma
 import os
-import platform
+import re
 import shutil
 import struct
 import tarfile
@@ -23,13 +23,15 @@ from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from mlip_studies.artifacts import host_name, process_exists
 from mlip_studies.errors import InputError
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _XZ_SIGNATURE = b"\xfd7zXZ\x00"
 _CHUNK = 1 << 20
-# The machine's name, because several nodes may share the folder, and processes of another node cannot be asked.
-_PREFIX = f"mlip-unpacked-{platform.node()}-"
+_PREFIX = "mlip-unpacked-"
+# Host and process of a temporary file: several nodes may share the folder, and those of another one cannot be asked.
+_OWNER = re.compile(rf"{_PREFIX}(?P<host>[A-Za-z0-9_-]+)-(?P<pid>\d{{1,9}})-[^-]+")
 _ERRORS = (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError, OverflowError, struct.error)
 
 
@@ -75,7 +77,8 @@ def _unpack(
     """Copy a (decompressing) stream to a new temporary file, which goes away when it is closed."""
     _remove_leftovers(folder)
     try:
-        temporary = tempfile.NamedTemporaryFile(dir=folder, prefix=f"{_PREFIX}{os.getpid()}-", buffering=0)  # noqa: SIM115
+        prefix = f"{_PREFIX}{host_name()}-{os.getpid()}-"
+        temporary = tempfile.NamedTemporaryFile(dir=folder, prefix=prefix, buffering=0)  # noqa: SIM115
     except OSError as error:
         raise InputError(f"{folder}: cannot write ({error.strerror}); set `scratch` (or TMPDIR)") from None
     source = _Source(stream, stop or threading.Event())
@@ -112,19 +115,9 @@ def unpacked(stream: IO[bytes], path: Path, entry: Mapping[str, Any], expected: 
 def _remove_leftovers(folder: Path) -> None:
     """Remove temporary files of processes of this machine that no longer exist."""
     for leftover in folder.glob(f"{_PREFIX}*"):
-        pid = leftover.name.removeprefix(_PREFIX).split("-")[0]
-        if pid.isdecimal() and not _alive(int(pid)):
+        owner = _OWNER.fullmatch(leftover.name)
+        if owner and owner["host"] == host_name() and not process_exists(int(owner["pid"])):
             leftover.unlink(missing_ok=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
 
 
 def scratch_folder(entry: Mapping[str, Any]) -> Path:
