@@ -47,6 +47,9 @@ config_args := scale=$(SCALE) $(if $(studies_list),'studies=[$(studies_list)]') 
 # --config takes all words that follow, so it comes last and the target first.
 snakemake = snakemake $(TARGET) --cores $(CORES) --rerun-incomplete $(1) --config $(config_args)
 
+# What runs, how far, how long still, in place of snakemake's pages about single jobs; VERBOSE=1 for these.
+condensed = $(if $(VERBOSE),,2>&1 | python -m mlip_studies progress --scale $(SCALE))
+
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 	@echo "Settings: STUDIES=$(if $(STUDIES),$(STUDIES),all enabled) SCALE=$(SCALE) CORES=$(CORES) TARGET=$(TARGET)" \
@@ -63,7 +66,7 @@ env-pretrained: ## .venv-pretrained, for published MACE and Orb; use it as make 
 
 demo: env ## the enabled studies at mini scale, then report.html (STUDIES=krcelic for one)
 	@start=$$SECONDS; \
-	$(call snakemake,$(SNAKEMAKE_ARGS)); \
+	$(call snakemake,$(SNAKEMAKE_ARGS)) $(condensed); \
 	echo "[demo] pipeline: $$((SECONDS - start)) s"
 	@$(MAKE) report-if-changed
 

@@ -78,6 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
     text = "DFT labels of frames from a YAML file (spot-check --help says more)"
     commands.add_parser("spot-check", help=text, add_help=False)
     commands.add_parser("forecast", help="what targets will cost (forecast --help says more)", add_help=False)
+    commands.add_parser("progress", help="condense snakemake's messages (progress --help says more)", add_help=False)
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         if arguments[:1] == ["train"]:
@@ -96,6 +97,10 @@ def main(arguments: list[str] | None = None) -> int:
             from mlip_studies.forecast.command import main_forecast
 
             return main_forecast(arguments[1:])
+        if arguments[:1] == ["progress"]:
+            from mlip_studies.forecast.progress import main_progress
+
+            return main_progress(arguments[1:])
         options = parser.parse_args(arguments)
         if options.command == "fetch":
             return fetch(options.datasets, options.scale, options.results, options.mirror, options.workers)
