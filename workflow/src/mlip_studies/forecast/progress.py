@@ -1,6 +1,6 @@
 """What runs, how far, how long still: snakemake's messages condensed for a reader (``snakemake … 2>&1 | progress``).
 
-Blocks about single jobs become one line with progress, time left and what runs. All else, above all errors, is passed on.
+Blocks about single jobs become one line with progress, time left and what runs. All else is passed on, errors too.
 """
 
 from __future__ import annotations
