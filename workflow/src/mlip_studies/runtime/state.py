@@ -23,6 +23,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from mlip_studies.artifacts import process_exists
 from mlip_studies.errors import InputError, NoRoom, no_room_reason
 
 HEARTBEAT_SECONDS = 20.0
@@ -265,12 +266,5 @@ def _alive(holder: dict[str, Any]) -> bool:
     if time.time() - holder["heartbeat"] > STALE_SECONDS:
         return False
     if holder["host"] == socket.gethostname():
-        if holder["pid"] == os.getpid():
-            return False
-        try:
-            os.kill(holder["pid"], 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            return True
+        return holder["pid"] != os.getpid() and process_exists(holder["pid"])
     return True
