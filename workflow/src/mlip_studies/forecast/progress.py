@@ -166,11 +166,15 @@ def follow(lines: Iterable[str], output: TextIO, scale: str, clock: Callable[[],
     started = said = clock()
     if output.isatty():
         console = Console(file=output)
-        with Live(console=console, refresh_per_second=2, transient=True) as live:
+
+        def status() -> Text:
+            """Asked for again and again, as minutes pass without a message."""
+            return Text(describe(messages, clock() - started), no_wrap=True, overflow="ellipsis")
+
+        with Live(get_renderable=status, console=console, refresh_per_second=1, transient=True):
             for line in lines:
                 if (text := messages.feed(line)) is not None:
                     console.print(text, markup=False, highlight=False, soft_wrap=True)
-                live.update(Text(describe(messages, clock() - started), no_wrap=True, overflow="ellipsis"))
     else:
         for line in lines:
             if (text := messages.feed(line)) is not None:
