@@ -89,7 +89,7 @@ class Messages:
 
     def share(self) -> float:
         """Share of the work that is done, by the time that jobs of each rule take; 0 where nothing is known."""
-        whole = sum(self._weight(rule) * n for rule, n in self._counts.items())
+        whole = sum(self._weight(rule) * n for rule, n in list(self._counts.items()))
         return min(self._finished / whole, 1.0) if whole else 0.0
 
     def _weight(self, rule: str) -> float:
@@ -138,7 +138,9 @@ def describe(messages: Messages, elapsed_s: float) -> str:
         messages: state of the run.
         elapsed_s: time since its start, s.
     """
-    percent = round(100 * messages.done / messages.total) if messages.total else 0
+    if not messages.total:
+        return f"planning, {duration(elapsed_s)}"
+    percent = round(100 * messages.done / messages.total)
     parts = [f"{messages.done} of {messages.total} jobs ({percent} %)", duration(elapsed_s)]
     share = messages.share()
     if share >= ENOUGH and messages.done < messages.total:
