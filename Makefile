@@ -101,8 +101,6 @@ test-slurm: env ## a slice of the mini workflow through a real one-node Slurm on
 	@bash tests/slurm/run.sh
 
 coverage: env ## unit tests with coverage, and a table by subpackage (DOCUMENT=docs/testing.md puts it there)
-	@python -c 'import coverage' 2>/dev/null || \
-	  { echo "coverage is not installed: $(VENV)/bin/python -m pip install 'coverage>=7.10'" >&2; exit 2; }
 	@mkdir -p results && rm -f results/.coverage results/.coverage.*
 	@python -m coverage run -m pytest tests/unit -m "not slow and not slurm" -n $(PYTEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 	@python -m coverage combine -q
