@@ -7,9 +7,9 @@ from pathlib import Path
 
 import yaml
 
-#: chosen so that each lasts two minutes on one core of an AMD EPYC, beside one other job
+#: chosen so that each lasts two minutes or more on one core of an AMD EPYC with nothing else running
 MAX_STEPS = 1200
-TIME_PS = 16.0
+TIME_PS = 40.0
 CHECKPOINT_SECONDS = 5
 
 
