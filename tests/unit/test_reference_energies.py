@@ -81,7 +81,7 @@ def test_data_sets_that_the_numbers_belong_to(reference):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("published", "spice_atoms", "unit"), "rydberg", r"published.spice_atoms.unit.*expected one of .*found 'rydberg'"),
+        (("published", "spice_atoms", "unit"), "rydberg", r"spice_atoms.unit.*expected one of .*found 'rydberg'"),
         (("published", "spice_atoms", "titel"), "x", "unknown key 'published.spice_atoms.titel'; did you mean 'title'"),
         (("published", "spice_atoms", "energies", "H"), 0.5, "published.spice_atoms.energies.H"),
         (("published", "spice_atoms", "energies", "Xx"), -1.0, "'published.spice_atoms.energies': element 'Xx'"),
