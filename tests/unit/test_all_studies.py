@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -271,6 +272,27 @@ def test_training_rows_are_told_from_test_rows(results, tmp_path):
         all_studies.WITHOUT, all_studies.AFTER_TRAIN, all_studies.AFTER_TEST,
     ]  # fmt: skip
     assert [row["energy_mae_mev_per_atom"] for row in rows] == pytest.approx([50.0, 20.0, 10.0])
+
+
+def test_networks_on_energies_as_they_are(results, tmp_path):
+    files = all_studies.by_study(results["tables"][-1:], ["mixes"])
+    plain = {row["regression"] for row in all_studies.regression_rows(files, [], context())}
+    untreated = replace(context(), untreated=["coded"])
+    rows = list(all_studies.regression_rows(files, [], untreated))
+    assert plain == {all_studies.BEFORE_ALL}
+    assert {row["regression"] for row in rows} == {all_studies.WITHOUT}
+    assert {row["note"] for row in rows} == {"both fidelities as they are"}
+
+
+def test_the_figure_shows_the_largest_set_that_was_learnt_both_ways():
+    without, with_it = all_studies.WITHOUT, all_studies.BEFORE
+    lines = [
+        ("both", without, 10), ("both", with_it, 10), ("both", without, 20), ("both", with_it, 20),
+        ("both", with_it, 99), ("once", with_it, 10), ("once", with_it, 30), ("apart", without, 5),
+        ("apart", with_it, 6), ("atoms", all_studies.ATOMS, 7), ("atoms", without, 7), ("atoms", without, 8),
+    ]  # fmt: skip
+    frame = pd.DataFrame(lines, columns=["row", "regression", "n_train"])
+    assert all_studies._sizes_shown(frame) == {"both": 20, "once": 30, "apart": 6, "atoms": 7}
 
 
 def test_matrix_takes_every_cell_from_a_file(results, tmp_path):

@@ -18,6 +18,7 @@ from mlip_studies.data.self_energies import (
     energy_chunks,
     fit_self_energies,
     load_self_energies,
+    no_self_energies,
     regress_store,
     select_rows,
     write_self_energies,
@@ -266,6 +267,17 @@ def test_round_trip_and_baseline(tmp_path):
     (tmp_path / "bad.json").write_text("{}")
     with pytest.raises(InputError, match=r"bad.json: not a file of self energies"):
         load_self_energies(tmp_path / "bad.json")
+
+
+def test_no_energies_are_zero_for_every_element(tmp_path):
+    store, _, _ = make_store(tmp_path / "s.h5")
+    with store:
+        write_self_energies(no_self_energies(store, ("e", "half")), tmp_path / "none.json")
+    read = load_self_energies(tmp_path / "none.json")
+    assert set(read) == {"e", "half"}
+    for one in read.values():
+        assert one.elements == tuple(ELEMENTS)
+        assert np.array_equal(one.baseline(np.array([8, 1, 1]), np.array([0, 3])), [0.0])
 
 
 def test_bad_requests(tmp_path):

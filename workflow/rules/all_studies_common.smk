@@ -22,6 +22,24 @@ def all_tables(product, suffix):
     return ALL.chosen(product, files)
 
 
+def regression_tables(demo):
+    """Tidy files of runs that exist only to show what a regression does: the group, or the pairs, of that name."""
+    files = [
+        f"{OUT}/{study}/tables/{name}/runs.csv"
+        for study, runs in RUNS.items()
+        for name, run in runs.items()
+        if any(group.startswith("regression") for group in run.groups)
+        and (run.demo or not demo)
+    ]
+    if "krcelic" in RUNNING:
+        files += [
+            f"{KRCELIC_OUT}/tables/{experiment}/{variant}/runs.csv"
+            for experiment, variant in KRCELIC["regression"]
+            if mixes_of(experiment, variant)
+        ]
+    return files
+
+
 def all_fits():
     """Energies per element of the data sets that the enabled studies use and the data report describes."""
     return [
@@ -37,7 +55,8 @@ def all_inputs(product, suffix):
         return {"verdicts": all_verdicts(suffix)}
     tables = all_tables(product, suffix)
     if product == "regression":
-        return {"tables": tables, "fits": all_fits()}
+        own = regression_tables(demo=not suffix)
+        return {"tables": sorted({*tables, *own}), "fits": all_fits()}
     scorecard = [f"{OUT}/ortiz/tables/scorecard.csv"] if "ortiz" in RUNNING else []
     return {"tables": tables, "scorecard": scorecard}
 
@@ -94,6 +113,12 @@ def all_context():
             for numbers in mixed
             for name, entry in numbers["experiments"].items()
         },
+        "untreated": [
+            name
+            for numbers in mixed
+            for name, entry in numbers["variants"].items()
+            if entry.get("self_energies") == "none"
+        ],
         "variants": {
             name: by_model.get(entry["model"], entry["model"])
             + (f", {name}" if entry["strategy"] != "mix" else "")

@@ -71,7 +71,7 @@ wildcard_constraints:
     split=r"[a-z0-9_]+",
     mix=r"[A-Za-z0-9.-]+",
     seed=r"\d+",
-    rows=r"train|all",
+    rows=r"train|all|none",
     network=r"[a-z0-9_]+",
     run=r"[A-Za-z0-9_.-]+",
     job=r"[a-z0-9_]+",
@@ -106,6 +106,13 @@ def lookup_experiment(study, experiment):
             f"study {study} has no experiment {experiment}; it has {', '.join(experiments)}"
         )
     return experiments[experiment]
+
+
+def fitted_rows(wildcards):
+    """Rows that the energies per element of a multi-fidelity run are fitted to: train, all or none."""
+    experiment = lookup_experiment(wildcards.study, wildcards.experiment)
+    variant = study_numbers(wildcards.study)["variants"].get(wildcards.variant, {})
+    return variant.get("self_energies", experiment["self_energies"])
 
 
 def wrong_scale(wildcards):

@@ -41,8 +41,7 @@ rule train:
         store=lambda wildcards: f"{OUT}/data/{lookup_experiment(wildcards.study, wildcards.experiment)['dataset']}/store.h5",
         split=f"{OUT}/{{study}}/{{experiment}}/split.npz",
         self_energies=lambda wildcards: (
-            f"{OUT}/{wildcards.study}/{wildcards.experiment}/self_energies_"
-            f"{lookup_experiment(wildcards.study, wildcards.experiment)['self_energies']}.json"
+            f"{OUT}/{wildcards.study}/{wildcards.experiment}/self_energies_{fitted_rows(wildcards)}.json"
         ),
     output:
         model=f"{OUT}/{{study}}/runs/{{experiment}}/{{variant}}/{{mix}}/seed{{seed}}/model.safetensors",

@@ -9,13 +9,20 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 with job(snakemake.log[0], snakemake.params.code, snakemake.params.code_folder):
-    from mlip_studies.data.self_energies import fit_self_energies, select_rows, write_self_energies
+    from mlip_studies.data.self_energies import (
+        fit_self_energies,
+        no_self_energies,
+        select_rows,
+        write_self_energies,
+    )
     from mlip_studies.data.splits import load_split
     from mlip_studies.data.store import Store
 
     split = load_split(snakemake.input.split)
     low, high, rows = snakemake.params.low, snakemake.params.high, snakemake.wildcards.rows
     with Store(snakemake.input.store) as store:
-        chosen = select_rows(store, split, low, high, rows)
-        result = fit_self_energies(store, chosen, rows_name=rows)
+        if rows == "none":
+            result = no_self_energies(store, (low, high))
+        else:
+            result = fit_self_energies(store, select_rows(store, split, low, high, rows), rows_name=rows)
     write_self_energies({**result, "dataset": snakemake.params.dataset}, Path(snakemake.output[0]))

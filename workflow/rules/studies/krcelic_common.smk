@@ -18,6 +18,7 @@ def mixes_of(experiment, variant):
         name
         for name, mix in KRCELIC["experiments"][experiment]["mixes"].items()
         if wanted == "all"
+        or (isinstance(wanted, list) and name in wanted)
         or (mix["train_high"] and wanted == "high_only" and not mix["train_low"])
         or (mix["train_high"] and mix["train_low"] and wanted == "paired")
     ]

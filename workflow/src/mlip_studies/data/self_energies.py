@@ -322,6 +322,23 @@ def fit_self_energies(
     return result
 
 
+def no_self_energies(store: Store, fidelities: Sequence[str]) -> dict[str, Any]:
+    """Zero for every element, for networks that are trained on energies as they are.
+
+    Args:
+        store: the data.
+        fidelities: the labels.
+
+    Returns:
+        JSON-ready, as of :func:`fit_self_energies`, with ``elements`` and ``coefficients_ev`` (0 eV) alone.
+    """
+    elements = [int(element) for element in store.elements]
+    result = _header(store, "none")
+    for fidelity in fidelities:
+        result["fidelities"][fidelity] = {"elements": elements, "coefficients_ev": [0.0] * len(elements)}
+    return result
+
+
 def regress_store(
     store: Store,
     rows: ArrayLike | None = None,

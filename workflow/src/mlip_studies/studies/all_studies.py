@@ -46,6 +46,7 @@ class AllContext:
         experiments: of the multi-fidelity study, by experiment: ``dataset``, ``high`` (fidelity) and ``self_energies``
             (train or all).
         variants: of the multi-fidelity study, title of each variant's network.
+        untreated: its variants that are trained on energies as they are.
         potentials: of the study of adequacy, the ``study`` and ``run`` of each potential that was trained here.
     """
 
@@ -56,6 +57,7 @@ class AllContext:
     experiments: Mapping[str, Mapping[str, str]]
     variants: Mapping[str, str]
     potentials: Mapping[str, Mapping[str, str]]
+    untreated: Sequence[str] = ()
 
     def title(self, study: str) -> str:
         """Title of a study, its name where it has none."""
@@ -312,6 +314,8 @@ def _rows_of_mixes(files: StudyFiles, context: AllContext) -> Iterator[dict[str,
     for experiment, variant in tables.pairs():
         entry = context.experiments.get(experiment, {})
         treatment = BEFORE_ALL if entry.get("self_energies") == "all" else BEFORE
+        if variant in context.untreated:
+            treatment = WITHOUT
         frame = tables.runs(experiment, variant)
         source = _source(tables.files[f"runs/{experiment}/{variant}"])
         for mix, own in frame.groupby("mix", sort=False):
@@ -329,7 +333,7 @@ def _rows_of_mixes(files: StudyFiles, context: AllContext) -> Iterator[dict[str,
                 n_train=int(first["n_train_low"]) + int(first["n_train_high"]),
                 n_test=int(first["n_test"]),
                 seeds=len(own),
-                note="without the regression no network was trained: the study always subtracts it",
+                note="both fidelities as they are" if treatment == WITHOUT else "",
                 source=source,
             )
 
@@ -440,9 +444,7 @@ def regression(
 def _draw_regression(frame: pd.DataFrame, context: AllContext, output: PathLike) -> list[Path]:
     networks, data = frame[frame["what"] == NETWORK].copy(), frame[frame["what"] == STATISTICS].copy()
     networks["row"] = [_network_row(row) for _, row in networks.iterrows()]
-    # The largest training set of each row: smaller ones stand in the table.
-    largest = networks.groupby("row")["n_train"].transform("max") if len(networks) else networks["n_train"]
-    networks = networks[networks["n_train"] == largest]
+    networks = networks[networks["n_train"] == networks["row"].map(_sizes_shown(networks))]
     data["row"] = [f"{row['dataset']}\n{row['label']}" for _, row in data.iterrows()]
     parts = [part for part in (networks, data) if len(part)]
     heights = [part["row"].nunique() for part in parts]
@@ -494,11 +496,21 @@ def _draw_regression(frame: pd.DataFrame, context: AllContext, output: PathLike)
             figure.legend(handles=handles, loc="outside upper center", ncols=2)
         footer(
             figure,
-            f"{context.scale} scale. Networks: means over seeds, largest training set of each row; one marker per run. "
-            "Crosses: the correction was fitted to the test energies themselves. Rows are not comparable with "
-            "each other.",
+            f"{context.scale} scale. Networks: means over seeds, largest training set of each row that was learnt both "
+            "ways; one marker per run. Crosses: the correction was fitted to the test energies themselves. Rows are "
+            "not comparable with each other.",
         )
     return save_figure(figure, frame, output)
+
+
+def _sizes_shown(networks: pd.DataFrame) -> dict[str, int]:
+    """Rows of the figure, and the training set that they show: the largest one that was learnt both ways, if any."""
+    result = {}
+    for name, own in networks.groupby("row"):
+        without = set(own.loc[own["regression"] == WITHOUT, "n_train"])
+        both = without & set(own.loc[own["regression"].isin((BEFORE, BEFORE_ALL, ATOMS)), "n_train"])
+        result[str(name)] = int(max(both or set(own["n_train"])))
+    return result
 
 
 def _decades(axis: Axes, values: pd.Series) -> None:
