@@ -15,10 +15,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-#: columns and keys of what is measured anew in every run: times, rates, memory, hosts, processes
+import h5py
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+#: columns, keys and arrays of what is measured anew in every run (times, rates, memory, hosts, processes), or says with
+#: which code and from which file
 MEASURED = re.compile(
-    r"(^|_)(seconds?|hours?|rss|pid|process_id|speed|jobs|resumed|environment|heartbeat|created)($|_)|ns_per_day"
+    r"(^|_)(seconds?|hours?|rss|memory|pid|process_id|speed|jobs|job_id|resumed|environment|heartbeat|created|code"
+    r"|commit|sha256|provenance|versions?)($|_)|ns_per_day|cuda_visible_devices"
 )
+CHECKSUM = re.compile(r"[0-9a-f]{64}")
+#: files that numbers_of reads
+READABLE = {".csv", ".json", ".jsonl", ".npz", ".safetensors", ".h5"}
 #: drawings, whose numbers are compared in the tables behind them, and what is no result
 SKIPPED = {".html", ".png", ".svg", ".log", ".lock"}
 SHOWN = 20
@@ -72,10 +81,10 @@ def sha256(path: Path) -> str:
 
 
 def numbers_of(path: Path) -> list[Any]:
-    """What a table or record says, without what is measured anew in every run and without paths.
+    """What a table, record or file of arrays says, without what is measured anew in every run and without paths.
 
     Raises:
-        ValueError: neither a table nor a record.
+        ValueError: none of these.
     """
     if path.suffix == ".csv":
         with path.open(newline="") as stream:
@@ -87,7 +96,25 @@ def numbers_of(path: Path) -> list[Any]:
         return [_without_measured(json.loads(line)) for line in path.read_text().splitlines() if line]
     if path.suffix == ".json":
         return [_without_measured(json.loads(path.read_text()))]
-    raise ValueError(f"{path}: no table")
+    if path.suffix in {".npz", ".safetensors", ".h5"}:
+        return [(name, array.shape, array.dtype.str, array.tobytes()) for name, array in sorted(_arrays(path))]
+    raise ValueError(f"{path}: no table and no arrays")
+
+
+def _arrays(path: Path) -> list[tuple[str, np.ndarray]]:
+    """Arrays of a file by name, but for those that are measured anew; attributes and metadata are left out."""
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as content:
+            found = [(name, content[name]) for name in content.files]
+    elif path.suffix == ".safetensors":
+        with safe_open(path, "np") as content:
+            found = [(name, content.get_tensor(name)) for name in content.keys()]  # noqa: SIM118 # no mapping
+    else:
+        names: list[str] = []
+        with h5py.File(path) as content:
+            content.visit(names.append)
+            found = [(name, np.asarray(content[name][()])) for name in names if isinstance(content[name], h5py.Dataset)]
+    return [(name, array) for name, array in found if not any(map(MEASURED.search, name.split("/")))]
 
 
 def _without_measured(value: Any) -> Any:
@@ -95,15 +122,25 @@ def _without_measured(value: Any) -> Any:
         return {key: _without_measured(each) for key, each in value.items() if not MEASURED.search(key)}
     if isinstance(value, list):
         return [_without_measured(each) for each in value]
+    if isinstance(value, str) and CHECKSUM.fullmatch(value):
+        return "checksum"
     # A path differs where the folder of results does.
     return Path(value).name if isinstance(value, str) and "/" in value else value
+
+
+def _same_numbers(one: Path, other: Path) -> bool:
+    """Whether two files say the same; a file that cannot be read does not."""
+    try:
+        return numbers_of(one) == numbers_of(other)
+    except (OSError, ValueError, SafetensorError):
+        return False
 
 
 def compare(first: Path, second: Path) -> tuple[list[str], list[str], list[str], int]:
     """Compare two folders of results.
 
     Returns:
-        names that only one has, names whose content differs, names whose bytes alone differ (measured times, paths),
+        names that only one has, names whose content differs, names whose bytes alone differ (times, paths, code),
         and how many are equal byte by byte.
     """
     ours, theirs = files_of(first), files_of(second)
@@ -112,7 +149,7 @@ def compare(first: Path, second: Path) -> tuple[list[str], list[str], list[str],
     for name in sorted(set(ours) & set(theirs)):
         if sha256(ours[name]) == sha256(theirs[name]):
             equal += 1
-        elif ours[name].suffix in {".csv", ".json", ".jsonl"} and numbers_of(ours[name]) == numbers_of(theirs[name]):
+        elif ours[name].suffix in READABLE and _same_numbers(ours[name], theirs[name]):
             measured.append(name)
         else:
             content.append(name)

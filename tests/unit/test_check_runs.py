@@ -4,7 +4,10 @@ import importlib.util
 import json
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 SCRIPT = Path(__file__).parents[1] / "slurm" / "check_runs.py"
 
@@ -61,6 +64,26 @@ def test_other_bytes_of_a_binary_file_are_other_numbers(check_runs, tmp_path):
     one, other = results(tmp_path / "one"), results(tmp_path / "other")
     (other / "krcelic" / "runs" / "a" / "model.safetensors").write_bytes(b"Weights")
     assert check_runs.compare(one, other)[1] == ["krcelic/runs/a/model.safetensors"]
+
+
+def put_arrays(folder, seconds=1.0, weight=0.5, code="a"):
+    weights = {"w": np.array([weight, np.nan])}
+    save_file(weights, folder / "model.safetensors", metadata={"code": code})
+    np.savez(folder / "curve.npz", energy_ev=np.array([weight]), seconds=np.array(seconds))
+    with h5py.File(folder / "trajectory.h5", "w") as content:
+        content.attrs["code"] = code
+        content["samples/positions"] = np.full((2, 3), weight)
+        content["cost/seconds"] = seconds
+
+
+def test_arrays_count_and_what_stands_beside_them_does_not(check_runs, tmp_path):
+    folders = [tmp_path / name for name in ("one", "again", "other")]
+    for folder, options in zip(folders, ({}, {"seconds": 9.0, "code": "b"}, {"weight": 0.6}), strict=True):
+        folder.mkdir()
+        put_arrays(folder, **options)
+    names = ["curve.npz", "model.safetensors", "trajectory.h5"]
+    assert check_runs.compare(folders[0], folders[1]) == ([], [], names, 0)
+    assert check_runs.compare(folders[0], folders[2]) == ([], names, [], 0)
 
 
 def test_a_file_in_one_folder_only_is_named(check_runs, tmp_path):

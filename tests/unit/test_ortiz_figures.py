@@ -404,6 +404,15 @@ def test_figures_name_the_reference_level_and_what_could_not_run(
     assert "1.331/1.571 Å" in text
 
 
+def test_figures_name_the_precisions_that_they_show(
+    tables: AdequacyTables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = " ".join(drawn_texts(monkeypatch, "symmetry-tests", tables, tmp_path, "mini").split())
+    assert "float64 and float32" in text
+    text = " ".join(drawn_texts(monkeypatch, "fig7-diatomics", tables, tmp_path, "mini").split())
+    assert "points per curve, float64." in text
+
+
 def test_curves_of_the_figure_are_those_of_the_table(tables: AdequacyTables, tmp_path: Path) -> None:
     ortiz.bonds(tables, context_of(), tmp_path / "bonds.png")
     tidy = pd.read_csv(tmp_path / "bonds.csv")

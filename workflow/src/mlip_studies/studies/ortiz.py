@@ -180,9 +180,21 @@ class Notes:
         """A potential cannot describe the molecule of a scan."""
         self.unsupported.setdefault(f"{scan_title(scan)} ({reason})", []).append(self.known[name].title)
 
-    def saw(self, name: str, precision: str) -> None:
-        """A potential was drawn."""
-        self.shown[name] = precision
+    def saw(self, name: str, *precisions: str) -> None:
+        """A potential was drawn, in one precision or several."""
+        self.shown[name] = " and ".join(precisions)
+
+    def _precisions(self) -> str:
+        """Double precision where nothing else is said, and which potentials have another one."""
+        found = set(self.shown.values())
+        if len(found) == 1:
+            return found.pop()
+        others: dict[str, list[str]] = {}
+        for name, precision in self.shown.items():
+            if precision != DOUBLE:
+                others.setdefault(precision, []).append(self.known[name].title)
+        told = "; ".join(f"{listed(titles)}: {precision}" for precision, titles in others.items())
+        return f"{DOUBLE} ({told})" if told else DOUBLE
 
     def lines(self, *extra: str) -> str:
         """The footer's text.
@@ -190,8 +202,6 @@ class Notes:
         Args:
             extra: sentences of the figure.
         """
-        other = [name for name, precision in self.shown.items() if precision != DOUBLE]
-        precision = DOUBLE if not other else f"{DOUBLE} ({listed(self.known[name].title for name in other)}: float32)"
         size = ""
         if self.n_points:
             low, high = min(self.n_points), max(self.n_points)
@@ -203,7 +213,7 @@ class Notes:
         ]
         n = len(self.shown)
         head = f"{scale_text(self.context)} · n = {n} potential{'' if n == 1 else 's'}{size}"
-        parts = [f"{head}, {precision}."]
+        parts = [f"{head}, {self._precisions()}."]
         if self.levels:
             parts.append(f"Reference: {listed(dict.fromkeys(self.levels))}.")
         if self.without:
@@ -1199,7 +1209,7 @@ def symmetry_tests(tables: AdequacyTables, context: StudyContext, output: PathLi
                         markerfacecolor=look.color if double else "white", markersize=6, linestyle="none",
                     )  # fmt: skip
         for name in names:
-            notes.saw(name, tables.precisions(name)[0])
+            notes.saw(name, *sorted(set(worst.loc[worst["potential"] == name, "precision"]), reverse=True))
         axis.axvline(1.0, color="black", linewidth=1.2)
         axis.axvspan(1.0, 1e12, color="#F4E3DA", zorder=0)
         axis.set_xscale("log")
