@@ -60,18 +60,16 @@ class JobRate:
     bytes: float = 0.0
 
 
-@dataclass(frozen=True)
-class TrainingRate:
-    """Time of one training step, with the validation that a run recorded; rates of bench_models.py have none.
+@dataclass(frozen=True, kw_only=True)
+class StepRate:
+    """Time of one step of a network.
 
     Attributes:
         model: name in the catalog.
         options: of its constructor, those of no cost left out.
-        batch: molecules per step, or ``auto``.
-        data: data set.
         n: jobs measured.
         seconds_per_step: s.
-        start_s: rest of such a job, s: start, reading, prediction of the test rows, writing.
+        start_s: rest of such a job, s: start, reading, last predictions, writing.
         share: steps that were taken, of those that were expected.
         precision: of the network.
         bytes: mean size of a job's outputs, bytes.
@@ -79,8 +77,6 @@ class TrainingRate:
 
     model: str
     options: dict[str, Any]
-    batch: int | str
-    data: str
     n: int
     seconds_per_step: float
     start_s: float = 0.0
@@ -89,33 +85,30 @@ class TrainingRate:
     bytes: float = 0.0
 
 
-@dataclass(frozen=True)
-class DynamicsRate:
+@dataclass(frozen=True, kw_only=True)
+class TrainingRate(StepRate):
+    """Time of one training step, with the validation that a run recorded; rates of bench_models.py have none.
+
+    Attributes:
+        batch: molecules per step, or ``auto``.
+        data: data set.
+    """
+
+    batch: int | str
+    data: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DynamicsRate(StepRate):
     """Time of one step of all trajectories together.
 
     Attributes:
-        model: name in the catalog.
-        options: of its constructor.
         start: name of the start structures.
         trajectories: advanced together.
-        n: jobs measured.
-        seconds_per_step: s.
-        start_s: rest of such a job, s.
-        share: steps that were taken, of those that were asked for.
-        precision: of the network.
-        bytes: mean size of a job's outputs, bytes.
     """
 
-    model: str
-    options: dict[str, Any]
     start: str
     trajectories: int
-    n: int
-    seconds_per_step: float
-    start_s: float = 0.0
-    share: float = 1.0
-    precision: str = "float32"
-    bytes: float = 0.0
 
 
 @dataclass(frozen=True)
