@@ -57,6 +57,17 @@ def test_a_failed_save_leaves_nothing_and_closes(tmp_path: Path) -> None:
     assert not plt.fignum_exists(figure.number)
 
 
+def test_what_is_cut_off_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    figure, tidy = draw()
+    save_figure(figure, tidy, tmp_path / "whole.png")
+    assert capsys.readouterr().out == ""
+    figure, tidy = draw()
+    figure.axes[0].set_xlabel("a quantity with a name that is far too long for the axis that it stands below " * 2)
+    save_figure(figure, tidy, tmp_path / "cut.png")
+    told = f"warning: {tmp_path / 'cut.png'}: something is cut off at the edge: left, right\n"
+    assert capsys.readouterr().out == told
+
+
 def test_only_png_names(tmp_path: Path) -> None:
     figure, tidy = draw()
     with pytest.raises(InputError, match=r"\.png"):

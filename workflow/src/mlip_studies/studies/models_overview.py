@@ -67,7 +67,7 @@ def equivariance_figure(paths: Iterable[PathLike], output: PathLike) -> None:
         axis.set_yticks(range(len(networks)), networks[::-1])
         axis.set_ylim(-0.6, len(networks) - 0.4)
         axis.grid(axis="y", visible=False)
-        axis.set_xlabel("equivariance error of a layer (largest of the rotations, dimensionless)")
+        axis.set_xlabel("equivariance error of a layer\n(largest of the rotations, dimensionless)")
         figure.legend(loc="outside upper center", ncols=2)
         footer(
             figure,
