@@ -106,10 +106,11 @@ def checkout(tmp_path_factory):
 # frames; at full: 12 + 6 + 2 + 4 + 1 on SPICE, 5 + 6 and 8 on ethanol, with three seeds each. Long and hot dynamics:
 # four networks of four sizes, 1 by force, 8 by molecule, 2 others and 1 extended; at mini three seeds of SchNet.
 # SE(3)-Transformer: 1 first attempt, 6 (full: 10) weights, 3 rates, 1 long, 1 on ANI-1, 2 sizes, 3 read otherwise, 1
-# gradient. Scans: GFN2-xTB in float64, four networks of other studies in two precisions.
+# gradient. For the figure of energies with and without a regression: 3 of mixes, 4 (full: 8) and 5 of runs. Scans:
+# GFN2-xTB in float64, four networks of other studies in two precisions.
 @pytest.mark.parametrize(
     ("scale", "rows", "runs", "simulations", "stores", "references"),
-    [("mini", 111, 42 + 36 + 18, 12 + 22 + 2, 11, 6), ("full", 111, 132 + 84 + 66, 12 + 24 + 2, 11, 19)],
+    [("mini", 114, 42 + 40 + 23, 12 + 22 + 2, 11, 6), ("full", 114, 132 + 92 + 71, 12 + 24 + 2, 11, 19)],
 )
 def test_both_scales_resolve_and_count_jobs_by_kind(tmp_path, scale, rows, runs, simulations, stores, references):
     folder = copy_checkout(tmp_path)
