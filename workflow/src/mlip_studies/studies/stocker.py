@@ -14,7 +14,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -207,17 +207,23 @@ def _bar(mean: Mean) -> list[list[float]] | None:
 # --- the floor of the checks ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Floor:
+class Floor(NamedTuple):
     """What the spot checks' level differs by from the labels; smaller errors cannot be seen in the checks.
 
     Attributes:
-        values: mean absolute difference by quantity: AE per molecule (eV) and force components (eV/Å).
+        energy: mean absolute difference of AE per molecule, eV.
+        force: mean absolute difference of force components, eV/Å.
         n: test rows that were calculated again.
     """
 
-    values: Mapping[str, float]
+    energy: float
+    force: float
     n: int
+
+    @property
+    def values(self) -> Mapping[str, float]:
+        """Both by the name of their column."""
+        return {ENERGY: self.energy, FORCE: self.force}
 
 
 def floor_of(tables: RunTables) -> Floor | None:
@@ -229,8 +235,7 @@ def floor_of(tables: RunTables) -> Floor | None:
     frame = frame[np.isfinite(frame["ae_difference_ev"].to_numpy(float))]
     if frame.empty:
         return None
-    energy = float(frame["ae_difference_ev"].abs().mean())
-    return Floor({ENERGY: energy, FORCE: float(frame[FORCE].mean())}, len(frame))
+    return Floor(float(frame["ae_difference_ev"].abs().mean()), float(frame[FORCE].mean()), len(frame))
 
 
 FLOOR_LABEL = "below the floor of the checks"

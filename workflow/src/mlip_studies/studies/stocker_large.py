@@ -28,11 +28,11 @@ from mlip_studies.plotting.style import FULL_WIDTH, GREY, footer, panel_letters,
 from mlip_studies.studies.context import StudyContext
 from mlip_studies.studies.pavlovic_cells import MINUS, number, plain_log, tick
 from mlip_studies.studies.pavlovic_ethanol import Look
+from mlip_studies.studies.stocker import Floor, floor_of
 from mlip_studies.studies.stocker_robustness import (
     PAPER,
     error_scale,
     floor_note,
-    floor_of,
     kinds_text,
     largest_runs,
     letter_tag,
@@ -414,7 +414,7 @@ def _share(value: float) -> str:
 
 
 def _large_notes(
-    context: StudyContext, rows: pd.DataFrame, tables: RunTables, job: str, floor: tuple[float, float, int] | None
+    context: StudyContext, rows: pd.DataFrame, tables: RunTables, job: str, floor: Floor | None
 ) -> list[str]:
     kelvin = span_text(tables.judged(job, rows["run"].iloc[0])["temperature_k"], "K")
     frames = span_text(rows.loc[rows["n_frames"] > 0, "n_frames"], "frames")

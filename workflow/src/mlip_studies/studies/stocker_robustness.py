@@ -49,7 +49,7 @@ from mlip_studies.studies import pavlovic_ethanol, stocker
 from mlip_studies.studies.context import StudyContext
 from mlip_studies.studies.pavlovic_cells import count, number, plain_log, tick
 from mlip_studies.studies.pavlovic_ethanol import Look
-from mlip_studies.studies.stocker import THERMAL, short_count, size_style
+from mlip_studies.studies.stocker import THERMAL, Floor, floor_of, short_count, size_style, wilson
 
 STUDY_FILE = stocker.STUDY_FILE
 PAPER = stocker.PAPER
@@ -306,19 +306,14 @@ def mean_of(values: Iterable[float]) -> Interval:
     return Interval(mean, max(mean - half, 0.0), mean + half, int(array.size))
 
 
-def wilson(successes: int, n: int) -> Interval:
-    """Share with Wilson's 95 % interval (E. B. Wilson, J. Am. Stat. Assoc. 22, 209, 1927).
+def share_of(successes: int, n: int) -> Interval:
+    """Share with Wilson's 95 % interval.
 
     Args:
         successes: how many.
         n: of how many.
     """
-    from scipy import stats  # here, because it takes half a second
-
-    if n == 0:
-        return NOTHING
-    low, high = stats.binomtest(successes, n).proportion_ci(0.95, method="wilson")
-    return Interval(successes / n, float(low), float(high), n)
+    return Interval(successes / n, *wilson(successes, n), n) if n else NOTHING
 
 
 def lifetimes(robustness: pd.DataFrame) -> pd.DataFrame:
@@ -367,7 +362,7 @@ def survived(group: pd.DataFrame) -> Interval:
         return NOTHING
     last = survival_curve(group).iloc[-1]
     if broken in (0, n):
-        return wilson(n - broken, n)
+        return share_of(n - broken, n)
     return Interval(float(last["alive"]), float(last["low"]), float(last["high"]), n)
 
 
@@ -381,17 +376,6 @@ def rate_of(group: pd.DataFrame) -> Interval:
         return NOTHING
     rate, low, high = failure_rate(group["time_ps"], group["failed"])
     return Interval(float(rate), float(low), float(high), int(group["failed"].sum()))
-
-
-def floor_of(tables: RunTables) -> tuple[float, float, int] | None:
-    """Smallest error that a check can show: test rows calculated again at the level of the checks.
-
-    Returns:
-        mean |difference| of atomization energies (eV), force MAE (eV/Å), and number of rows; None where it was not
-        measured.
-    """
-    floor = stocker.floor_of(tables)
-    return None if floor is None else (floor.values[stocker.ENERGY], floor.values[stocker.FORCE], floor.n)
 
 
 def with_reference(judged: pd.DataFrame) -> pd.DataFrame:
@@ -431,7 +415,7 @@ def scale_note(context: StudyContext) -> str:
     return f"{context.scale} scale{mini}"
 
 
-def floor_note(floor: tuple[float, float, int] | None) -> str:
+def floor_note(floor: Floor | None) -> str:
     """What the floor is; empty where it was not measured."""
     if floor is None:
         return "Floor of the checks: not measured."
@@ -1023,7 +1007,7 @@ def _matrix_scale(axis: Axes, rows: pd.DataFrame, column: str, stated: float = m
 
 
 def _matrix_notes(
-    context: StudyContext, rows: pd.DataFrame, missing: Mapping[str, str], floor: tuple[float, float, int] | None
+    context: StudyContext, rows: pd.DataFrame, missing: Mapping[str, str], floor: Floor | None
 ) -> list[str]:
     frames, n = rows["n_frames"].sum(), span_text(rows["n_trajectories"], "trajectories")
     lines = [

@@ -22,7 +22,7 @@ from mlip_studies.studies import stocker_robustness as robustness
 from mlip_studies.studies.context import StudyContext
 from mlip_studies.studies.md_forecast import NOT_CALCULATED, calculation_seconds, cost_exponent
 from mlip_studies.studies.pavlovic_cells import count, number, over_seeds
-from mlip_studies.studies.stocker import THERMAL
+from mlip_studies.studies.stocker import THERMAL, floor_of
 from mlip_studies.studies.stocker_conservation import NVE, SINGULAR, drift_rows
 from mlip_studies.studies.stocker_large import HOT, LARGE, large_rows
 from mlip_studies.studies.stocker_robustness import (
@@ -33,7 +33,6 @@ from mlip_studies.studies.stocker_robustness import (
     Interval,
     data_of,
     floor_note,
-    floor_of,
     is_pretrained,
     lifetimes,
     md_error,
@@ -43,10 +42,10 @@ from mlip_studies.studies.stocker_robustness import (
     rate_of,
     run_order,
     scale_note,
+    share_of,
     size_of,
     stated_range,
     survived,
-    wilson,
 )
 
 #: what a status of a reference calculation means, in the order of the columns
@@ -238,7 +237,7 @@ class _Results:
             ((PLAIN,), "DFT converged"),
             ((PLAIN, "converged_fallback"), "DFT converged, also with help"),
         ):
-            share = wilson(int(group["status"].isin(wanted).sum()), len(group))
+            share = share_of(int(group["status"].isin(wanted).sum()), len(group))
             self.add(
                 JOB_TITLES[THERMAL], quantity, run,
                 Interval(100 * share.value, 100 * share.low, 100 * share.high, share.n),
@@ -478,7 +477,7 @@ def checks_table(tables: RunTables, context: StudyContext, output: PathLike) -> 
         for temperature, group in _by_temperature(labels):
             statuses |= set(group["status"])
             plain, saved = int((group["status"] == PLAIN).sum()), int((group["status"] == "converged_fallback").sum())
-            share, helped = wilson(plain, len(group)), wilson(plain + saved, len(group))
+            share, helped = share_of(plain, len(group)), share_of(plain + saved, len(group))
             calculated = group[~group["status"].isin(NOT_CALCULATED)]
             seconds = calculation_seconds(calculated)
             rows.append(
