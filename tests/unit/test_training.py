@@ -157,7 +157,7 @@ def saved_position(state: Path) -> tuple[int, int]:
 @pytest.mark.parametrize(("strategy", "position"), [("mix", (0, 20)), ("transfer", (1, 10))])
 def test_resume_after_kill_gives_the_same_result(tmp_path, strategy, position):
     make_inputs(tmp_path)
-    (tmp_path / "spec.json").write_text(json.dumps(make_spec(strategy, max_steps=100, checkpoint_seconds=0.01)))
+    (tmp_path / "spec.json").write_text(json.dumps(make_spec(strategy, max_steps=300, checkpoint_seconds=0.01)))
 
     def command(out, state):
         return [sys.executable, "-c", DRIVER, str(tmp_path), str(tmp_path / out), str(tmp_path / state)]

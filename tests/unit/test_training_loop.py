@@ -187,7 +187,8 @@ def test_finished_stage_is_not_trained_again(tmp_path):
     model, result = job()
     again, second = job({1: kill})
     assert_same(model.state_dict(), again.state_dict())
-    assert vars(second) == vars(result)
+    assert second.resumed_from_step == result.steps > 0
+    assert vars(second) == vars(result) | {"resumed_from_step": result.steps}
 
 
 def test_corrupted_newest_checkpoint_falls_back_to_the_previous_one(tmp_path, capsys):

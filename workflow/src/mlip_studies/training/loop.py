@@ -489,11 +489,11 @@ class Trainer:
             torch.cuda.set_rng_state(payload["random_cuda"])
         if self.metrics is not None:
             self.metrics.resume(self.progress.metrics_position)
-        if self.progress.stopped_by is None:
-            self.resumed_from = self.progress.step
-            if self.is_first:
-                epoch = self.progress.step // self.n_batches
-                print(f"resuming stage {self.stage} at step {self.progress.step} (epoch {epoch})", flush=True)
+        # Also where only the end was left to do: a job that was ended while it wrote its results.
+        self.resumed_from = self.progress.step
+        if self.is_first and self.progress.stopped_by is None:
+            epoch = self.progress.step // self.n_batches
+            print(f"resuming stage {self.stage} at step {self.progress.step} (epoch {epoch})", flush=True)
 
     def _result(self) -> TrainingResult:
         """The result; the model gets its final weights."""

@@ -411,7 +411,8 @@ def _summary(
         "n_parameters": n_parameters,
         "device": device.type,
         "stopped_by": results[-1].stopped_by,
-        "resumed_from_step": max(r.resumed_from_step for r in results),
+        # Of the last stage that was resumed: those before it were at their ends.
+        "resumed_from_step": next((r.resumed_from_step for r in reversed(results) if r.resumed_from_step), 0),
         "strategy": spec.strategy,
         "model": spec.model,
         "process_id": os.getpid(),

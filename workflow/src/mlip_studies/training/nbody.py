@@ -574,8 +574,8 @@ class _Training:
             self.best = {name: value.to(device) for name, value in payload["best"].items()}
         self.progress = _Progress(**payload["progress"])
         self.sums = torch.tensor(self.progress.sums, dtype=torch.float64, device=device)
+        self.resumed_from = self.progress.step
         if not self.progress.finished:
-            self.resumed_from = self.progress.step
             print(f"resuming at step {self.progress.step}", flush=True)
 
 
