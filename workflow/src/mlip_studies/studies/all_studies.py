@@ -216,10 +216,11 @@ TREATMENTS: Mapping[str, tuple[str, str]] = {  # marker and colour
 LESS = ("labels less the regression", "^", OKABE_ITO["sky blue"])
 _OF_SHIFT = {"per_element": BEFORE, "isolated_atoms": ATOMS, "none": WITHOUT, "mean": WITHOUT, "mean_padded": WITHOUT}
 NETWORK, STATISTICS = "network", "statistics, no network"
+# What is compared comes first, so that it is on the screen; where it comes from follows.
 REGRESSION_COLUMNS = (
-    "study", "data", "dataset", "label", "architecture", "loss", "what", "regression", "run", "energy_mae_mev_per_atom",
-    "seed_std_mev_per_atom", "energy_mae_kcal_per_mol", "spread_mev_per_atom", "n_train", "n_test", "seeds", "note",
-    "source",
+    "study", "architecture", "dataset", "regression", "energy_mae_mev_per_atom", "seed_std_mev_per_atom",
+    "energy_mae_kcal_per_mol", "spread_mev_per_atom", "n_train", "n_test", "seeds", "label", "loss", "what", "data",
+    "run", "note", "source",
 )  # fmt: skip
 _RUN_NEEDS = (
     "run", "seed", "model", "shift", "beta", "n_train", "n_test", "energy_mae_ev", "energy_per_atom_mae_ev",
@@ -799,9 +800,9 @@ def matrix(
                 {"architecture": line["architecture"], "run": line["run"], "measure": MEASURES[cell["measure"]][1],
                  "cell": cell["text"], "about": about, "source": cell["source"]}
             )  # fmt: skip
-    wide = pd.DataFrame(lines, columns=[*keys, *MEASURES]).sort_values(
-        ["architecture", "study"], kind="stable", ignore_index=True
-    )
+    # What is measured comes first, so that it is on the screen; which run it was follows.
+    ordered = ["architecture", "dataset", *MEASURES, *(key for key in keys if key not in ("architecture", "dataset"))]
+    wide = pd.DataFrame(lines, columns=ordered).sort_values(["architecture", "study"], kind="stable", ignore_index=True)
     headings = {
         "architecture": "Architecture", "study": "Study", "data": "Data", "dataset": "Data set (label)", "run": "Run",
         "n_train": "Training rows", **{name: heading for name, (_, heading) in MEASURES.items()},
