@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 #: chosen so that each lasts two minutes or more on one core of an AMD EPYC with nothing else running
-MAX_STEPS = 1200
+MAX_STEPS = 2000
 TIME_PS = 40.0
 CHECKPOINT_SECONDS = 5
 
