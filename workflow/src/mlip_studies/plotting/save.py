@@ -5,18 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from PIL import Image
+from matplotlib.image import imread
 
 from mlip_studies.artifacts import PathLike, atomic_path
 from mlip_studies.errors import InputError
 from mlip_studies.plotting.style import style
 
 DPI = 200
-#: width in pixels of the border that must stay empty, and the darkest value there (of 255)
-_BORDER, _EMPTY = 2, 247
+#: width in pixels of the border that must stay empty, and the darkest value there (white: 1)
+_BORDER, _EMPTY = 2, 0.97
 
 
 def cut_edges(path_png: PathLike) -> list[str]:
@@ -25,8 +24,7 @@ def cut_edges(path_png: PathLike) -> list[str]:
     Args:
         path_png: the figure, on white.
     """
-    with Image.open(path_png) as opened:
-        pixels = np.asarray(opened.convert("L"))
+    pixels = imread(str(path_png))[..., :3]
     borders = {
         "left": pixels[:, :_BORDER],
         "right": pixels[:, -_BORDER:],
