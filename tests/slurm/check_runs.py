@@ -19,15 +19,16 @@ import h5py
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-#: columns, keys and arrays of what is measured anew in every run (times, rates, memory, hosts, processes), or says with
-#: which code and from which file
+#: columns, keys and arrays of what is measured anew in every run: times, rates, memory, hosts, processes
 MEASURED = re.compile(
-    r"(^|_)(seconds?|hours?|rss|memory|pid|process_id|speed|jobs|job_id|resumed|environment|heartbeat|created|code"
-    r"|commit|sha256|provenance|versions?)($|_)|ns_per_day|cuda_visible_devices"
+    r"(^|_)(seconds?|hours?|rss|memory|pid|process_id|speed|jobs|job_id|resumed|environment|heartbeat|created)($|_)"
+    r"|ns_per_day|cuda_visible_devices"
 )
+#: what says with which code and from which file: counts only between runs of the same code
+ORIGIN = re.compile(r"(^|_)(code|commit|sha256|provenance|versions?)($|_)")
 CHECKSUM = re.compile(r"[0-9a-f]{64}")
-#: files that numbers_of reads
-READABLE = {".csv", ".json", ".jsonl", ".npz", ".safetensors", ".h5"}
+TABLES = {".csv", ".json", ".jsonl"}
+ARRAYS = {".npz", ".safetensors", ".h5"}
 #: drawings, whose numbers are compared in the tables behind them, and what is no result
 SKIPPED = {".html", ".png", ".svg", ".log", ".lock"}
 SHOWN = 20
@@ -80,8 +81,12 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def numbers_of(path: Path) -> list[Any]:
+def numbers_of(path: Path, origin: bool = False) -> list[Any]:
     """What a table, record or file of arrays says, without what is measured anew in every run and without paths.
+
+    Args:
+        path: the file.
+        origin: with the code and the files that tables and records come from.
 
     Raises:
         ValueError: none of these.
@@ -89,14 +94,14 @@ def numbers_of(path: Path) -> list[Any]:
     if path.suffix == ".csv":
         with path.open(newline="") as stream:
             return [
-                {key: value for key, value in row.items() if not MEASURED.search(key or "")}
+                {key: value for key, value in row.items() if not _left_out(key or "", origin)}
                 for row in csv.DictReader(stream)
             ]
     if path.suffix == ".jsonl":
-        return [_without_measured(json.loads(line)) for line in path.read_text().splitlines() if line]
+        return [_without_measured(json.loads(line), origin) for line in path.read_text().splitlines() if line]
     if path.suffix == ".json":
-        return [_without_measured(json.loads(path.read_text()))]
-    if path.suffix in {".npz", ".safetensors", ".h5"}:
+        return [_without_measured(json.loads(path.read_text()), origin)]
+    if path.suffix in ARRAYS:
         return [(name, array.shape, array.dtype.str, array.tobytes()) for name, array in sorted(_arrays(path))]
     raise ValueError(f"{path}: no table and no arrays")
 
@@ -114,30 +119,41 @@ def _arrays(path: Path) -> list[tuple[str, np.ndarray]]:
         with h5py.File(path) as content:
             content.visit(names.append)
             found = [(name, np.asarray(content[name][()])) for name in names if isinstance(content[name], h5py.Dataset)]
-    return [(name, array) for name, array in found if not any(map(MEASURED.search, name.split("/")))]
+    return [(name, array) for name, array in found if not any(_left_out(part) for part in name.split("/"))]
 
 
-def _without_measured(value: Any) -> Any:
+def _left_out(name: str, origin: bool = False) -> bool:
+    return bool(MEASURED.search(name)) or (not origin and bool(ORIGIN.search(name)))
+
+
+def _without_measured(value: Any, origin: bool) -> Any:
     if isinstance(value, dict):
-        return {key: _without_measured(each) for key, each in value.items() if not MEASURED.search(key)}
+        return {key: _without_measured(each, origin) for key, each in value.items() if not _left_out(key, origin)}
     if isinstance(value, list):
-        return [_without_measured(each) for each in value]
-    if isinstance(value, str) and CHECKSUM.fullmatch(value):
+        return [_without_measured(each, origin) for each in value]
+    if not origin and isinstance(value, str) and CHECKSUM.fullmatch(value):
         return "checksum"
     # A path differs where the folder of results does.
     return Path(value).name if isinstance(value, str) and "/" in value else value
 
 
-def _same_numbers(one: Path, other: Path) -> bool:
-    """Whether two files say the same; a file that cannot be read does not."""
+def _same_numbers(one: Path, other: Path, origin: bool) -> bool:
+    """Whether two files of other bytes say the same; a file that cannot be read does not, nor arrays of one origin."""
+    if one.suffix not in (TABLES if origin else TABLES | ARRAYS):
+        return False
     try:
-        return numbers_of(one) == numbers_of(other)
+        return numbers_of(one, origin) == numbers_of(other, origin)
     except (OSError, ValueError, SafetensorError):
         return False
 
 
-def compare(first: Path, second: Path) -> tuple[list[str], list[str], list[str], int]:
+def compare(first: Path, second: Path, origin: bool = False) -> tuple[list[str], list[str], list[str], int]:
     """Compare two folders of results.
+
+    Args:
+        first: one folder.
+        second: the other.
+        origin: the code is the same, so that it counts, and files of arrays must be equal byte by byte.
 
     Returns:
         names that only one has, names whose content differs, names whose bytes alone differ (times, paths, code),
@@ -149,7 +165,7 @@ def compare(first: Path, second: Path) -> tuple[list[str], list[str], list[str],
     for name in sorted(set(ours) & set(theirs)):
         if sha256(ours[name]) == sha256(theirs[name]):
             equal += 1
-        elif ours[name].suffix in READABLE and _same_numbers(ours[name], theirs[name]):
+        elif _same_numbers(ours[name], theirs[name], origin):
             measured.append(name)
         else:
             content.append(name)
@@ -158,7 +174,7 @@ def compare(first: Path, second: Path) -> tuple[list[str], list[str], list[str],
 
 def same(first: Path, second: Path) -> str:
     """Return a line about two folders that hold the same numbers, or raise ValueError."""
-    single, content, measured, equal = compare(first, second)
+    single, content, measured, equal = compare(first, second, origin=True)
     for title, names in (("only in one folder", single), ("other numbers", content)):
         for name in names[:SHOWN]:
             print(f"{title}: {name}")

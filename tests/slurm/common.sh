@@ -141,3 +141,4 @@ job_of() {
     awk -v rule="rule_$1_" 'index($2, rule) == 1 { print $1; exit }'
 }
 jobs_in() { squeue --noheader --states="$1" --format='%i' 2>/dev/null | sort -n; }
+no_jobs() { [ -z "$(jobs_in RUNNING,PENDING,COMPLETING)" ]; }

@@ -42,7 +42,6 @@ if [ -n "$mine" ]; then
     fail "the next snakemake failed without naming the lock"
     show_end locked.log
   fi
-  no_jobs() { [ -z "$(jobs_in RUNNING,PENDING,COMPLETING)" ]; }
   wait_until 60 no_jobs || fail "scancel did not end the jobs that were left"
   if snakemake --unlock --configfile tests/slurm/config.yaml --config "results=$again" >unlock.log 2>&1; then
     pass "snakemake --unlock"

@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2154 # variables of common.sh
 # Part of run.sh, by hand only (an hour on two cores): the whole mini scale through Slurm, with its snakemake killed half-way
-# and jobs cancelled, against a run without Slurm.
+# and jobs cancelled, against a run without Slurm. Not after "interruptions", which changes the configuration.
 #   MLIP_STUDIES_SLURM_REFERENCE  results/mini of a finished `make demo` of the same commit; without it, one is made
 
 whole=("${through_slurm[@]}" --config scale=mini -- demo)
@@ -30,7 +30,6 @@ else
   show_end whole-1.log 40
 fi
 background=""
-no_jobs() { [ -z "$(jobs_in RUNNING,PENDING,COMPLETING)" ]; }
 wait_until 120 no_jobs || fail "scancel did not end the jobs that were left"
 snakemake --unlock --config scale=mini >unlock-whole.log 2>&1 || fail "snakemake --unlock"
 

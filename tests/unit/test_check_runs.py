@@ -84,6 +84,17 @@ def test_arrays_count_and_what_stands_beside_them_does_not(check_runs, tmp_path)
     names = ["curve.npz", "model.safetensors", "trajectory.h5"]
     assert check_runs.compare(folders[0], folders[1]) == ([], [], names, 0)
     assert check_runs.compare(folders[0], folders[2]) == ([], names, [], 0)
+    # Runs of the same code give the same bytes.
+    assert check_runs.compare(folders[0], folders[1], origin=True) == ([], names, [], 0)
+
+
+def test_another_code_counts_between_runs_of_the_same(check_runs, tmp_path):
+    for name, code in (("one", "a"), ("other", "b")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(json.dumps({"code": code, "input": 64 * code, "seconds": ord(code)}))
+    folders = tmp_path / "one", tmp_path / "other"
+    assert check_runs.compare(*folders)[1:3] == ([], ["run.json"])
+    assert check_runs.compare(*folders, origin=True)[1:3] == (["run.json"], [])
 
 
 def test_a_file_in_one_folder_only_is_named(check_runs, tmp_path):
